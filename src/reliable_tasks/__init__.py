@@ -1,0 +1,3 @@
+"""Celery tasks that take effect once, however often their messages are delivered."""
+
+from __future__ import annotations
