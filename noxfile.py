@@ -1,0 +1,150 @@
+"""Every check of the project. `nox` runs the default ones, `nox -l` lists all."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+MAIN = f"{sys.version_info.major}.{sys.version_info.minor}"
+PYTHONS = (MAIN, *(python for python in ("3.11", "3.12", "3.13") if python != MAIN))
+CELERY = ("5.5", "5.6", "5.7")
+NEWEST = CELERY[-1]
+GROUPS = nox.project.load_toml("pyproject.toml")
+
+# The long runs have sessions of their own; the pages are run by `docs`.
+EVERYDAY = (
+    "tests",
+    "--ignore=tests/chaos",
+    "--ignore=tests/docs",
+    "-m",
+    "not chaos and not property_long",
+)
+# What could differ from one Celery to the next.
+MATRIX = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_missing_interpreters = False  # said in the summary, as "skipped"
+nox.options.sessions = [
+    "lint",
+    "typing",
+    f"tests-{MAIN}",
+    *(f"celery({celery})" for celery in CELERY if celery != NEWEST),
+    "docs",
+    "package",
+]
+
+_wheels: list[Path] = []
+
+
+def group(name: str) -> list[str]:
+    """Return the requirements of a dependency group of pyproject.toml."""
+    return nox.project.dependency_groups(GROUPS, name)
+
+
+def wheel(session: nox.Session) -> Path:
+    """Build the wheel once per run of nox, so that tests see what users install."""
+    if not _wheels:
+        folder = Path(session.create_tmp())
+        session.run("pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), ".", silent=True)
+        _wheels.extend(folder.glob("*.whl"))
+    return _wheels[0]
+
+
+def install(session: nox.Session, *groups: str, celery: str = NEWEST) -> None:
+    """Install the wheel with its extras, one Celery, and dependency groups."""
+    session.install(
+        f"{wheel(session)}[demo,testing]",
+        f"celery[redis]=={celery}.*",
+        *(requirement for name in groups for requirement in group(name)),
+    )
+
+
+def pytest(session: nox.Session, *default: str) -> None:
+    """Run pytest on *default*, or on what stands behind `--`."""
+    session.run("python", "-m", "pytest", *(session.posargs or default))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format, lint, layers, spelling."""
+    session.install(*group("lint"))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "src"})
+    session.run("codespell")
+
+
+@nox.session
+def fix(session: nox.Session) -> None:
+    """Format, and mend what ruff can mend by itself."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", "--fix", ".")
+    session.run("ruff", "format", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check src with mypy strict, and the public face with mypy and pyright."""
+    install(session, "typing")
+    for python in (PYTHONS[0], PYTHONS[-1]):
+        session.run("mypy", "--python-version", python)
+        session.run("pyright", "--pythonversion", python)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Unit, contract, property, trace and integration tests on the newest Celery."""
+    install(session, "tests")
+    pytest(session, *EVERYDAY)
+
+
+@nox.session
+@nox.parametrize("celery", [nox.param(celery, id=celery) for celery in CELERY])
+def celery(session: nox.Session, celery: str) -> None:
+    """The same without the long integration tests, on one Celery."""
+    install(session, "tests", celery=celery)
+    pytest(session, *MATRIX)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Long runs with faults: kills, pauses, fail-overs, clusters."""
+    install(session, "tests")
+    pytest(session, "tests/chaos")
+
+
+@nox.session(name="property")
+def properties(session: nox.Session) -> None:
+    """Hypothesis with its long profile."""
+    install(session, "tests")
+    pytest(session, "tests/property", "--hypothesis-profile=long", "--timeout=3600")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Print the table of benchmarks."""
+    install(session, "tests")
+    session.run("python", "-m", "tests.bench", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the docs with warnings as errors, and run every code block."""
+    install(session, "tests", "docs")
+    site = str(Path(session.create_tmp()) / "site")
+    session.run("mkdocs", "build", "--quiet", "--strict", "--site-dir", site)
+    pytest(session, "tests/docs")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build, look inside, import in an empty environment, run the README's main line."""
+    session.install(*group("package"))
+    folder = Path(session.create_tmp()) / "package"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(folder / "dist"), silent=True)
+    session.run("python", "tests/package/check.py", str(folder))
