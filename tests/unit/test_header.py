@@ -1,0 +1,91 @@
+"""The header that a message carries about its own identity."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from reliable_tasks.core.header import FORMAT, MAX_HOP, NAME, Header
+
+DIGEST = "AbCdEfGhIjKlMnOpQr-_09"
+GOOD: list[Any] = [1, "id-1", DIGEST, DIGEST, 2, "redis:1"]
+
+
+def changed(**by_position: Any) -> list[Any]:
+    value = list(GOOD)
+    for position, field in by_position.items():
+        value[int(position.removeprefix("f"))] = field
+    return value
+
+
+def test_layout() -> None:
+    """Name and layout are a format that every release shares."""
+    header = Header("id-1", DIGEST, None, 2, "redis:1")
+    assert (NAME, FORMAT) == ("reliable_tasks", 1)
+    assert header.encode() == [1, "id-1", DIGEST, None, 2, "redis:1"]
+    assert Header("id-1").encode() == [1, "id-1", None, None, 0, None]
+
+
+def test_round_trip_over_json() -> None:
+    """What was published is what is read."""
+    header = Header("id-1", DIGEST, DIGEST, 3, "redis:1")
+    assert Header.parse(json.loads(json.dumps(header.encode())), "id-1") == header
+    assert Header.parse(tuple(header.encode()), "id-1") == header
+
+
+def test_next_hop() -> None:
+    """A successor differs in its hop alone."""
+    header = Header("id-1", DIGEST, None, 3, "s")
+    assert header.next_hop() == Header("id-1", DIGEST, None, 4, "s")
+    assert header.hop == 3
+
+
+def test_another_messages_header_is_not_trusted() -> None:
+    """Headers that a user forwarded from another task carry no identity."""
+    assert Header.parse(GOOD, "id-2") is None
+
+
+def test_newer_format_is_not_guessed() -> None:
+    """A format of a later release is left alone, and so the key is derived anew."""
+    assert Header.parse(changed(f0=2), "id-1") is None
+
+
+def test_fields_added_later_are_ignored() -> None:
+    """A later release may add fields at the end without a new format."""
+    assert Header.parse([*GOOD, "new", {"more": 1}], "id-1") == Header.parse(GOOD, "id-1")
+
+
+@pytest.mark.parametrize("hop", [0, MAX_HOP])
+def test_hops_in_range(hop: int) -> None:
+    """Every hop that Lua counts exactly is accepted."""
+    parsed = Header.parse(changed(f4=hop), "id-1")
+    assert parsed is not None
+    assert parsed.hop == hop
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, 0, "", b"", "[1]", [], {}, GOOD[:5], dict(enumerate(GOOD)),
+        changed(f0=True), changed(f0=1.0), changed(f0="1"), changed(f0=0), changed(f0=None),
+        changed(f1=None), changed(f1=b"id-1"), changed(f1=["id-1"]),
+        changed(f2="short"), changed(f2=DIGEST + "x"), changed(f2="x" * 21 + ":"),
+        changed(f2="x:" + "x" * 20), changed(f2="\u00e9" * 22), changed(f2=5), changed(f2=""),
+        changed(f3="short"), changed(f3=b"x" * 22), changed(f3="x" * 10 + " " + "x" * 11),
+        changed(f4=-1), changed(f4=True), changed(f4=1.0), changed(f4="1"), changed(f4=None),
+        changed(f4=MAX_HOP + 1), changed(f4=float("nan")),
+        changed(f5=5), changed(f5="x" * 257), changed(f5=["s"]),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_malformed_header_is_absent(value: object) -> None:
+    """A header that a stranger wrote is treated as absent and raises nothing."""
+    assert Header.parse(value, "id-1") is None
+
+
+def test_is_immutable() -> None:
+    """A header cannot be changed after it was made."""
+    with pytest.raises(AttributeError):
+        Header("id-1").hop = 1  # type: ignore[misc]
