@@ -49,7 +49,8 @@ def group(name: str) -> list[str]:
 def wheel(session: nox.Session) -> Path:
     """Build the wheel once per run of nox, so that tests see what users install."""
     if not _wheels:
-        folder = Path(session.create_tmp())
+        folder = Path(session.create_tmp()) / "wheel"
+        shutil.rmtree(folder, ignore_errors=True)
         session.run("pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), ".", silent=True)
         _wheels.extend(folder.glob("*.whl"))
     return _wheels[0]
@@ -57,8 +58,11 @@ def wheel(session: nox.Session) -> Path:
 
 def install(session: nox.Session, *groups: str, celery: str = NEWEST) -> None:
     """Install the wheel with its extras, one Celery, and dependency groups."""
+    package = wheel(session)
+    # In an environment that is reused pip would keep a wheel of the same version.
+    session.run("pip", "uninstall", "-q", "-y", "reliable-tasks", silent=True)
     session.install(
-        f"{wheel(session)}[demo,testing]",
+        f"{package}[demo,testing]",
         f"celery[redis]=={celery}.*",
         *(requirement for name in groups for requirement in group(name)),
     )
