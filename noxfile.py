@@ -23,8 +23,8 @@ EVERYDAY = (
     "-m",
     "not chaos and not property_long",
 )
-# What could differ from one Celery to the next.
-MATRIX = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
+# What could differ from one Python or Celery to the next, without the long integration tests.
+QUICKER = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "virtualenv"
@@ -32,7 +32,7 @@ nox.options.error_on_missing_interpreters = False  # said in the summary, as "sk
 nox.options.sessions = [
     "lint",
     "typing",
-    f"tests-{MAIN}",
+    "tests",
     *(f"celery({celery})" for celery in CELERY if celery != NEWEST),
     "docs",
     "package",
@@ -95,24 +95,25 @@ def fix(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check src with mypy strict, and the public face with mypy and pyright."""
     install(session, "typing")
+    session.run("mypy")
     for python in (SUPPORTED[0], SUPPORTED[-1]):
-        session.run("mypy", "--python-version", python)
+        session.run("mypy", "--python-version", python, "tests/typing")
         session.run("pyright", "--pythonversion", python)
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Unit, contract, property, trace and integration tests on the newest Celery."""
+    """All everyday tests on the Python that runs nox, the quicker ones on the others."""
     install(session, "tests")
-    pytest(session, *EVERYDAY)
+    pytest(session, *(EVERYDAY if session.python == MAIN else QUICKER))
 
 
 @nox.session
 @nox.parametrize("celery", [nox.param(celery, id=celery) for celery in CELERY])
 def celery(session: nox.Session, celery: str) -> None:
-    """The same without the long integration tests, on one Celery."""
+    """The quicker tests on one Celery."""
     install(session, "tests", celery=celery)
-    pytest(session, *MATRIX)
+    pytest(session, *QUICKER)
 
 
 @nox.session
