@@ -1,0 +1,55 @@
+"""What users test with, as they type it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import assert_type
+
+import redis
+
+from reliable_tasks.testing import (
+    Database,
+    Ledger,
+    Server,
+    WorkerProcess,
+    eventually,
+    redis_server,
+    valkey_server,
+)
+
+
+def a_server() -> None:
+    with valkey_server(appendonly=True) as server:
+        assert_type(server, Server)
+        assert_type(server.url, str)
+        assert_type(server.port, int)
+        assert_type(server.client(), redis.Redis)
+        server.pause()
+        server.resume()
+        server.kill()
+        server.restart()
+    assert_type(redis_server(password="secret"), Server)
+
+
+def a_database(server: Server) -> None:
+    assert_type(server.new_database(), Database)
+    assert_type(server.new_database().url, str)
+
+
+def the_awaited_value_keeps_its_type(answers: list[str]) -> None:
+    assert_type(eventually(lambda: len(answers), timeout=1.0), int)
+
+
+def effects(ledger: Ledger) -> None:
+    ledger.effect("job", cents=100)
+    assert_type(ledger.counts(), Counter[str])
+    assert_type(ledger.env, dict[str, str])
+
+
+def a_worker(worker: WorkerProcess) -> None:
+    with worker as running:
+        assert_type(running, WorkerProcess)
+        assert_type(running.pid, int)
+        assert_type(running.children(), list[int])
+        assert_type(running.kill_child(), int)
+        assert_type(running.log, str)
