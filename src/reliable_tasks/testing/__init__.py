@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from reliable_tasks.testing.eventually import eventually
+from reliable_tasks.testing.groups import Cluster, Sentinels
 from reliable_tasks.testing.ledger import Entry, Ledger
 from reliable_tasks.testing.servers import (
-    Cluster,
     Database,
-    Sentinels,
     Server,
     ServerFailed,
     ServerNotFound,
+    redis_binary,
     redis_server,
     silent_server,
+    valkey_binary,
     valkey_server,
 )
 from reliable_tasks.testing.workers import WorkerFailed, WorkerProcess
@@ -29,7 +30,9 @@ __all__ = (
     "WorkerFailed",
     "WorkerProcess",
     "eventually",
+    "redis_binary",
     "redis_server",
     "silent_server",
+    "valkey_binary",
     "valkey_server",
 )

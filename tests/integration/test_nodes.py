@@ -1,0 +1,224 @@
+"""Workers and pytest-celery nodes as local processes: real, breakable, never left behind."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+
+from reliable_tasks.testing import WorkerFailed, WorkerProcess, eventually
+from reliable_tasks.testing.processes import children_of, group_of
+from tests.integration.apps.plain import pay, pay_slowly
+
+APP = "tests.integration.apps.plain"
+
+
+@pytest.fixture(autouse=True)
+def no_docker(monkeypatch):
+    """Point Docker's client at nothing, so that a use of it would be an error."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/daemon")
+
+
+class TestCelerySetup:
+    """pytest-celery's `celery_setup` on our nodes."""
+
+    def test_runs_a_task_without_docker(self, celery_setup, ledger):
+        """A task that is published by the test runs in a worker process and answers."""
+        assert celery_setup.ready(ping=True, control=True)
+
+        assert pay.delay("a").get(timeout=30) == "a"
+
+        assert ledger.counts() == {"a": 1}
+        assert len(celery_setup) == 3
+
+    def test_killed_worker_restarts(self, celery_setup):
+        """A worker node that was killed is gone, and after a restart works again."""
+        node = celery_setup.worker
+        processes = group_of(node.container.process.pid)
+        node.kill()
+        assert node.container.status == "exited"
+        eventually(lambda: not set(processes) & set(group_of(processes[0])))
+
+        node.restart()
+
+        assert pay.delay("b").get(timeout=30) == "b"
+
+    def test_broker_keeps_messages_over_a_restart(self, celery_setup, ledger):
+        """A message that waits in the broker is there after the broker was restarted."""
+        celery_setup.worker.kill()
+        pay.delay("c")
+
+        celery_setup.broker.restart(force=True)
+        celery_setup.worker.restart()
+
+        eventually(lambda: ledger.counts()["c"] == 1)
+
+    def test_node_knows_its_worker(self, celery_setup):
+        """Name, log and processes are those of the worker."""
+        node = celery_setup.worker
+        [answer] = celery_setup.app.control.ping([node.hostname()], timeout=10)
+
+        assert list(answer) == [node.hostname()]
+        node.assert_log_exists("ready.")
+        rows = node.get_running_processes_info(["pid", "cmdline"])
+        assert {row["pid"] for row in rows} == set(group_of(node.container.process.pid))
+        assert node.get_running_processes_info(["pid"], {"pid": -1}) == []
+
+
+@pytest.fixture
+def database(valkey):
+    """One kind of server is enough where the worker is the subject."""
+    return valkey.new_database()
+
+
+@pytest.fixture
+def app(database):
+    """A producer and reader on the test's database."""
+    app = Celery("producer", broker=database.url, backend=database.url)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def start(worker, database, app):
+    """Start a worker of the plain app on the test's database."""
+
+    def start(**options):
+        return worker(APP, env=database.celery_env, **options)
+
+    return start
+
+
+POOLS = ["prefork", "threads", "solo", "gevent"]
+
+
+class TestWorkerProcess:
+    """A worker process that a test can break."""
+
+    @pytest.mark.parametrize("pool", POOLS)
+    def test_runs_jobs_in_every_pool(self, start, app, ledger, pool):
+        """A job takes effect once in each kind of pool; only prefork has children."""
+        process = start(pool=pool)
+
+        result = app.send_task(pay.name, ["a"])
+
+        assert result.get(timeout=30) == "a"
+        assert ledger.counts() == {"a": 1}
+        assert len(process.children()) == (2 if pool == "prefork" else 0)
+
+    @pytest.mark.parametrize("pool", POOLS)
+    def test_warm_shutdown_finishes_the_job(self, start, app, ledger, pool):
+        """terminate() lets a running job finish and ends the worker with status 0."""
+        process = start(pool=pool)
+        app.send_task(pay_slowly.name, ["a", 1])
+        eventually(lambda: ledger.counts("begun")["a"] == 1)
+
+        assert process.terminate() == 0
+
+        assert ledger.counts() == {"a": 1}
+
+    def test_cold_shutdown_does_not_wait(self, start, app, ledger):
+        """quit() ends the worker while its job is still running."""
+        process = start()
+        app.send_task(pay_slowly.name, ["a", 60])
+        eventually(lambda: ledger.counts("begun")["a"] == 1)
+
+        process.quit(timeout=30)
+
+        assert ledger.counts() == {}
+
+    def test_killed_child_is_replaced(self, start):
+        """A killed child is dead, and the worker starts another."""
+        process = start()
+        before = process.children()
+
+        victim = process.kill_child()
+
+        assert victim == before[0]
+        eventually(lambda: len(process.children()) == 2 and victim not in process.children())
+        assert process.is_running
+
+    def test_only_its_own_children_can_be_killed(self, start):
+        """kill_child() and pause() refuse a process that is not the worker's."""
+        process = start(pool="solo")
+
+        with pytest.raises(WorkerFailed, match="has no child"):
+            process.kill_child()
+        with pytest.raises(WorkerFailed, match="does not belong"):
+            process.pause(1)
+
+    def test_kill_takes_main_process_and_children(self, start, app, ledger):
+        """kill() leaves nothing of the worker, in the middle of a job."""
+        process = start()
+        app.send_task(pay_slowly.name, ["a", 60])
+        eventually(lambda: ledger.counts("begun")["a"] == 1)
+
+        process.kill()
+
+        assert process.exit_code == -9
+        eventually(lambda: group_of(process.pid) == [])
+        assert ledger.counts() == {}
+
+    def test_killed_main_process_leaves_its_job_undone(self, start, app, ledger):
+        """kill_main() ends the main process alone; the clean-up takes what it left."""
+        process = start()
+        app.send_task(pay_slowly.name, ["a", 60])
+        eventually(lambda: ledger.counts("begun")["a"] == 1)
+
+        process.kill_main()
+
+        assert not process.is_running
+        process.close()
+        eventually(lambda: group_of(process.pid) == [])
+
+    def test_paused_worker_runs_nothing(self, start, app, ledger):
+        """A paused worker takes no job; resumed, it does."""
+        process = start()
+        process.pause()
+        result = app.send_task(pay.name, ["a"])
+        assert not app.control.ping(timeout=0.5)
+
+        process.resume()
+
+        assert result.get(timeout=30) == "a"
+        assert ledger.counts() == {"a": 1}
+
+    def test_paused_child_stops_in_the_middle_of_its_job(self, start, app, ledger):
+        """A child that is paused makes no progress while the main process still answers."""
+        process = start(concurrency=1)
+        result = app.send_task(pay_slowly.name, ["a", 0.5])
+        eventually(lambda: ledger.counts("begun")["a"] == 1)
+        [child] = process.children()
+
+        process.pause(child)
+        assert app.control.ping(timeout=1)
+        assert ledger.counts() == {}
+        process.resume(child)
+
+        assert result.get(timeout=30) == "a"
+
+    def test_restart_keeps_name_and_log(self, start, app):
+        """A restarted worker has the same name, a new process and one log."""
+        process = start()
+        name, pid = process.name, process.pid
+
+        process.restart()
+
+        assert (process.name, process.log.count(f"{name} ready.")) == (name, 2)
+        assert process.pid != pid
+        assert app.send_task(pay.name, ["a"]).get(timeout=30) == "a"
+
+    def test_nothing_is_left_behind(self, database):
+        """After the with block no process of the worker lives, even if some were paused."""
+        with WorkerProcess(APP, env=database.celery_env) as process:
+            processes = group_of(process.pid)
+            process.pause(process.children()[0])
+
+        assert len(processes) == 3
+        eventually(lambda: group_of(process.pid) == [])
+        assert not process.directory.exists()
+        assert not set(processes) & set(children_of(1))
+
+    def test_worker_that_cannot_start_shows_its_log(self):
+        """A worker that ends before it is ready is an error with the worker's own words."""
+        with pytest.raises(WorkerFailed, match="no_such_module"), WorkerProcess("no_such_module"):
+            pass
