@@ -338,8 +338,9 @@ class TestRefused:
         """A mapping that a worker's serializer takes for a value and cannot read is refused."""
         with pytest.raises(Exception):  # noqa: B017, PT011 - kombu raises many kinds
             loads(dumps(envelope))
-        with pytest.raises(UnserializableArguments, match="cannot read back"):
+        with pytest.raises(UnserializableArguments, match="cannot read back") as caught:
             keys.digest(envelope)
+        assert caught.value.__cause__ is not None
 
     def test_more_or_fewer_members_are_no_envelope(self) -> None:
         """A mapping is an envelope only with exactly the two members."""

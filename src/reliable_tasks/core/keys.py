@@ -182,7 +182,7 @@ def _member_name(name: object) -> str:
     """Write the key of a mapping as JSON does: always as a string."""
     if isinstance(name, str):
         return _quote(name)
-    if name is None or isinstance(name, bool | int | float):
+    if name is None or isinstance(name, int | float):
         return f'"{_text(name, 0)}"'
     raise _Refused(f"mapping with a key of type {_kind(type(name))}")
 
