@@ -1,0 +1,296 @@
+"""
+The protocol's table as pure functions: a record, a question, the time now.
+
+The memory store runs these; the Lua scripts of the Redis store say the same in
+one atomic step each, and a state machine drives both side by side. Each
+function changes the given record in place, or returns a new one where there
+was none. Order of questions for a claim: repeated, closed, older, ended, and
+only then the state of the key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reliable_tasks.core.records import (
+    MAX_FACTS,
+    Answer,
+    Busy,
+    Fact,
+    Finished,
+    Granted,
+    Outcome,
+    Poisoned,
+    Record,
+    Reused,
+    Settled,
+    Stale,
+    State,
+    Superseded,
+    Unreadable,
+    line_of,
+    retries_of,
+)
+
+__all__ = ("Claim", "advance", "claim", "close", "drain", "end", "renew", "settle")
+
+PRUNED_AT_ONCE = 8
+_KNOWN = frozenset(State)
+_ENDED = frozenset({State.DONE, State.FAILED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The question of one delivery; see `Store.claim`."""
+
+    delivery: str
+    job: str
+    line: int
+    lease_ms: int
+    horizon_ms: int
+    max_crashes: int
+    payload: str = ""
+
+
+def claim(record: Record | None, ask: Claim, now_us: int) -> tuple[Record, Answer]:
+    """Decide whether the delivery may run; returns the record as it is afterwards."""
+    if record is None:
+        record = Record(State.IDLE, ask.job)
+        return record, _grant(record, ask, now_us)
+    if record.state not in _KNOWN:
+        return record, Unreadable()
+    if record.delivery == ask.delivery:
+        return record, _again(record, ask)
+    return record, _answer_for_job(record, ask) or _answer_for_key(record, ask, now_us)
+
+
+def _again(record: Record, ask: Claim) -> Answer:
+    """Answer a repeated question without changing anything."""
+    if record.state is State.RUNNING:
+        return Granted(record.token, len(record.suspects))
+    fact = _fact(record, ask.job)
+    if fact.ended:
+        return Finished(State(fact.ended), fact.outcome, same_job=True, replays=fact.replays)
+    return Superseded("repeated")
+
+
+def _answer_for_job(record: Record, ask: Claim) -> Answer | None:
+    """Answer from what is known of the job itself, whatever the key does now."""
+    fact = _fact(record, ask.job)
+    if fact.closed:
+        return Superseded("closed")
+    if ask.line < fact.line:
+        return Superseded("older")
+    if not fact.ended:
+        return None
+    if fact.replays >= ask.max_crashes:
+        return Poisoned(fact.replays)
+    fact.replays += 1
+    _write(record, ask.job, fact)
+    record.delivery = ask.delivery
+    return Finished(State(fact.ended), fact.outcome, same_job=True, replays=fact.replays)
+
+
+def _answer_for_key(record: Record, ask: Claim, now_us: int) -> Answer:
+    """Answer a job that has not ended from the state of the key."""
+    same_job = record.job == ask.job
+    live = now_us // 1000 < record.until_ms
+    if record.state is State.QUARANTINED:
+        return Poisoned(len(record.suspects))
+    if live and not same_job and record.state not in (State.QUEUED, State.IDLE):
+        if record.payload and ask.payload and record.payload != ask.payload:
+            return Reused()
+        if record.state in _ENDED:
+            return Finished(State(record.state), record.outcome, same_job=False)
+    if live and (
+        record.state is State.RUNNING or (record.state is State.RETRYING and not same_job)
+    ):
+        newer = same_job and retries_of(ask.line) > record.retries
+        return Busy(record.until_ms - now_us // 1000, same_job, newer)
+    if record.state is State.RUNNING:
+        _suspect(record)
+    if len(record.suspects) >= ask.max_crashes:
+        record.state, record.draining, record.expires_ms = State.QUARANTINED, False, None
+        return Poisoned(len(record.suspects))
+    return _grant(record, ask, now_us)
+
+
+def _suspect(record: Record) -> None:
+    if not record.draining:
+        record.suspects = (*record.suspects, record.token)
+
+
+def _grant(record: Record, ask: Claim, now_us: int) -> Granted:
+    now_ms = now_us // 1000
+    if record.job != ask.job:
+        _hand_over(record, ask.job, now_ms, ask.horizon_ms)
+    record.state = State.RUNNING
+    record.token = max(record.token + 1, now_us)
+    record.delivery = ask.delivery
+    record.until_ms = now_ms + ask.lease_ms
+    record.line = max(record.line, ask.line)
+    record.retries = retries_of(ask.line)
+    record.closed, record.replays, record.draining = False, 0, False
+    record.outcome, record.payload = None, ask.payload
+    record.expires_ms = record.until_ms + ask.horizon_ms
+    return Granted(record.token, len(record.suspects))
+
+
+def _hand_over(record: Record, job: str, now_ms: int, horizon_ms: int) -> None:
+    """Make *job* the record's own; what must be remembered of the previous one becomes a fact."""
+    previous = _fact(record, record.job)
+    if previous.line or previous.ended:
+        previous.at_ms = now_ms
+        if previous.closed:
+            previous.outcome = None
+        record.facts[record.job] = previous
+    taken = record.facts.pop(job, None)
+    record.job, record.line = job, taken.line if taken else 0
+    _prune(record, now_ms, horizon_ms)
+
+
+def _prune(record: Record, now_ms: int, horizon_ms: int) -> None:
+    """Keep at most `MAX_FACTS`: drop those past the horizon, then the oldest, some at once."""
+    if len(record.facts) <= MAX_FACTS:
+        return
+    ages = sorted((fact.at_ms, job) for job, fact in record.facts.items())
+    surplus = len(ages) - MAX_FACTS + PRUNED_AT_ONCE
+    for place, (at_ms, job) in enumerate(ages):
+        if place < surplus or at_ms + horizon_ms <= now_ms:
+            del record.facts[job]
+
+
+def _fact(record: Record, job: str) -> Fact:
+    """Return a copy of what the record knows of *job*."""
+    if record.job == job:
+        ended = str(record.state) if record.state in _ENDED else ""
+        return Fact(record.line, ended, record.closed, record.replays, 0, record.outcome)
+    known = record.facts.get(job, Fact())
+    return Fact(
+        known.line, known.ended, known.closed, known.replays, known.at_ms, known.outcome
+    )
+
+
+def _write(record: Record, job: str, fact: Fact) -> None:
+    """Put back what `_fact` gave, where it came from."""
+    if record.job == job:
+        record.line, record.closed, record.replays = fact.line, fact.closed, fact.replays
+    else:
+        record.facts[job] = fact
+
+
+def renew(record: Record | None, token: int, lease_ms: int, horizon_ms: int, now_us: int) -> bool:
+    """Lengthen the lease if *token* still holds it; see `Store.renew`."""
+    if record is None:
+        return False
+    if record.state is State.RUNNING and record.token == token:
+        record.until_ms = now_us // 1000 + lease_ms
+        record.expires_ms = record.until_ms + horizon_ms
+        return True
+    _acquit(record, token)
+    return False
+
+
+def _acquit(record: Record, token: int) -> None:
+    """A token that reports back was paused, not dead."""
+    if record.state is not State.QUARANTINED:
+        record.suspects = tuple(each for each in record.suspects if each != token)
+
+
+def settle(
+    record: Record | None,
+    *,
+    token: int,
+    job: str,
+    line: int,
+    outcome: Outcome,
+    horizon_ms: int,
+    now_us: int,
+) -> tuple[Record, Settled | Stale]:
+    """Record an outcome if *token* is current; see `Store.settle`."""
+    if record is None:
+        record = Record(State.RUNNING, job, token, line=line, retries=retries_of(line))
+    if record.token == token and record.state == outcome.state:
+        return record, Settled()
+    if record.token != token or record.state is not State.RUNNING:
+        _acquit(record, token)
+        fact = _fact(record, job)
+        return record, Stale(drop=fact.closed or line < fact.line)
+    _apply(record, outcome, now_us // 1000, horizon_ms)
+    return record, Settled()
+
+
+def _apply(record: Record, outcome: Outcome, now_ms: int, horizon_ms: int) -> None:
+    if outcome.died:
+        _suspect(record)
+    if outcome.state is State.RETRYING:
+        record.line = max(record.line, line_of(record.retries + 1, 0))
+    if outcome.state in _ENDED:
+        record.suspects = ()
+    record.state, record.draining = outcome.state, False
+    record.until_ms, record.outcome = now_ms + outcome.keep_ms, outcome.data
+    kept_ms = outcome.keep_ms + horizon_ms
+    if outcome.state in _ENDED:
+        kept_ms = max(outcome.keep_ms, horizon_ms)
+    record.expires_ms = now_ms + kept_ms
+
+
+def close(record: Record | None, job: str, horizon_ms: int, now_us: int) -> Record | None:
+    """Note that nothing hangs on the job's messages any more; see `Store.close`."""
+    if record is None:
+        return None
+    fact = _fact(record, job)
+    fact.closed = True
+    _remember(record, job, fact, horizon_ms, now_us // 1000)
+    return record
+
+
+def _remember(record: Record, job: str, fact: Fact, horizon_ms: int, now_ms: int) -> None:
+    """Write a fact so that it outlives the horizon."""
+    fact.at_ms = now_ms
+    _write(record, job, fact)
+    _prune(record, now_ms, horizon_ms)
+    if record.expires_ms is not None:
+        record.expires_ms = max(record.expires_ms, now_ms + horizon_ms)
+
+
+def end(
+    record: Record | None, job: str, killed: bool, horizon_ms: int, now_us: int
+) -> Record | None:
+    """End the job by the main process's word; see `Store.end`."""
+    now_ms = now_us // 1000
+    if record is None:
+        record = Record(State.IDLE, job)
+    if record.job != job:
+        fact = _fact(record, job)
+        if not fact.ended:
+            fact.ended, fact.closed = str(State.FAILED), True
+            _remember(record, job, fact, horizon_ms, now_ms)
+        return record
+    discarded_while_running = (
+        record.state is State.RUNNING and now_ms < record.until_ms and not killed
+    )
+    if discarded_while_running or record.state in _ENDED or record.state is State.QUARANTINED:
+        return record
+    record.state, record.closed, record.outcome = State.FAILED, True, None
+    record.token = max(record.token + 1, now_us)
+    record.until_ms, record.suspects, record.draining = now_ms, (), False
+    record.expires_ms = now_ms + horizon_ms
+    return record
+
+
+def drain(record: Record | None, job: str) -> None:
+    """Note an announced shutdown; see `Store.drain`."""
+    if record is not None and record.state is State.RUNNING and record.job == job:
+        record.draining = True
+
+
+def advance(record: Record | None, job: str, line: int, horizon_ms: int, now_us: int) -> Record:
+    """Note a published successor; see `Store.advance`."""
+    now_ms = now_us // 1000
+    if record is None:
+        record = Record(State.IDLE, job, expires_ms=now_ms)
+    fact = _fact(record, job)
+    fact.line = max(fact.line, line)
+    _remember(record, job, fact, horizon_ms, now_ms)
+    return record

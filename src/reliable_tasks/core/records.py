@@ -1,0 +1,189 @@
+"""
+What a store keeps for one key, and what it answers.
+
+One record has two identities. The *key* has the lease, the running execution
+and the retention. The *job* (a task id) has facts of its own: how far its
+messages got (`line`) and how it ended. The record's own fields describe the job
+that held the key last; other jobs of the key have a `Fact` each, if anything
+about them must be remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = (
+    "MAX_FACTS",
+    "Answer",
+    "Busy",
+    "Fact",
+    "Finished",
+    "Granted",
+    "Outcome",
+    "Poisoned",
+    "Record",
+    "Reused",
+    "Settled",
+    "Stale",
+    "State",
+    "Superseded",
+    "Unreadable",
+    "line_of",
+    "retries_of",
+)
+
+MAX_FACTS = 64
+"""Jobs beside the record's own that one record remembers; the oldest go first."""
+
+HOPS_PER_RETRY = 1_000_000
+
+
+def line_of(retries: int, hop: int) -> int:
+    """Return one number that orders the messages of a job: first by retries, then by hop."""
+    return retries * HOPS_PER_RETRY + min(hop, HOPS_PER_RETRY - 1)
+
+
+def retries_of(line: int) -> int:
+    """Return the number of retries of the message at *line*."""
+    return line // HOPS_PER_RETRY
+
+
+class State(StrEnum):
+    """The states of a record, by the letter that is stored."""
+
+    QUEUED = "U"
+    RUNNING = "R"
+    RETRYING = "T"
+    IDLE = "I"
+    DONE = "D"
+    FAILED = "F"
+    QUARANTINED = "Q"
+
+
+@dataclass(slots=True)
+class Fact:
+    """What is remembered of a job that no longer holds its key's record."""
+
+    line: int = 0
+    ended: str = ""  # the letter of DONE or FAILED, or nothing
+    closed: bool = False
+    replays: int = 0
+    at_ms: int = 0  # when it was written, by the store's clock
+    outcome: bytes | None = None
+
+
+@dataclass(slots=True)
+class Record:
+    """The state of one key. Times are milliseconds of the store's clock."""
+
+    state: State | str  # a plain string is a state of a newer release
+    job: str
+    token: int = 0
+    delivery: str = ""
+    until_ms: int = 0  # end of the lease, of the wait for a retry, or of the retention
+    line: int = 0  # the newest message of the job
+    retries: int = 0  # of the execution that was granted last
+    closed: bool = False
+    replays: int = 0
+    suspects: tuple[int, ...] = ()  # tokens whose executions ended without a word
+    draining: bool = False
+    outcome: bytes | None = None
+    payload: str = ""
+    facts: dict[str, Fact] = field(default_factory=dict)
+    expires_ms: int | None = None  # None: until it is forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Run it. *crashes* executions before this one ended without a word."""
+
+    token: int
+    crashes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Running elsewhere, or waiting for its retry; *newer*: this is the running job's own retry."""
+
+    remaining_ms: int
+    same_job: bool
+    newer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """
+    The outcome is there.
+
+    *outcome* is None if its value was not kept. *replays* counts the times that
+    this job was answered so, this time included; it is 0 for another job.
+    """
+
+    state: State  # DONE or FAILED
+    outcome: bytes | None
+    same_job: bool
+    replays: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Nothing to do for this copy: *reason* is ``closed``, ``older`` or ``repeated``."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Poisoned:
+    """Quarantined after *crashes* executions that ended without an outcome."""
+
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """Another job used the key with another payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The record is in a state that only a newer release knows."""
+
+
+Answer = Granted | Busy | Finished | Superseded | Poisoned | Reused | Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    How an execution ended.
+
+    Args:
+        state: DONE, FAILED, RETRYING, or IDLE for an execution that gave the key back.
+        data: The stored result or error of DONE and FAILED; None: not kept.
+        keep_ms: DONE and FAILED: how long other jobs are answered with it.
+            RETRYING: until when the retry has the key for itself, from now.
+        died: IDLE only: the process is ending, which counts as a crash unless it was announced.
+    """
+
+    state: State
+    data: bytes | None = None
+    keep_ms: int = 0
+    died: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The outcome is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """
+    The token is no longer current; nothing was changed.
+
+    *drop* is True if the job is closed or a newer message of it exists, so that
+    this copy may be acknowledged without a successor.
+    """
+
+    drop: bool

@@ -1,0 +1,126 @@
+"""What every store of records promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from reliable_tasks.core.records import Answer, Outcome, Record, Settled, Stale
+
+__all__ = ("Store",)
+
+
+@runtime_checkable
+class Store(Protocol):
+    """
+    Where records live. Each method is one atomic step and may be repeated.
+
+    Asking again with the same arguments after a lost reply gives the same
+    answer and changes nothing more. Leases, retention and expiry are judged by
+    the store's own clock. Every method raises `StoreUnavailable` when the store
+    does not answer; the step may then have happened or not.
+
+    Throughout, *key* is a record key (`core.keys`), *job* a task id, *line* the
+    place of a message among those of its job (`records.line_of`), *horizon_ms*
+    how long no record may be forgotten after its last change.
+    """
+
+    @property
+    def identity(self) -> str:
+        """Names the place where the records live, without credentials."""
+        ...
+
+    def claim(
+        self,
+        key: str,
+        *,
+        delivery: str,
+        job: str,
+        line: int,
+        lease_ms: int,
+        horizon_ms: int,
+        max_crashes: int,
+        payload: str = "",
+    ) -> Answer:
+        """
+        Ask whether one delivery of *job* may run.
+
+        Args:
+            key: The record.
+            delivery: Random, new for each delivery. The same one gets the same
+                answer and the same token again.
+            job: The task id.
+            line: Which message of the job this is.
+            lease_ms: Length of the lease if it is granted, at least 1.
+            horizon_ms: See the class.
+            max_crashes: Deaths and unfinished replays before quarantine, at least 1.
+            payload: Digest of the arguments that jobs of one key must share, or ``""``.
+
+        Returns:
+            `Granted` if it may run; every other answer says why not.
+        """
+        ...
+
+    def renew(
+        self, leases: Sequence[tuple[str, int]], *, lease_ms: int, horizon_ms: int
+    ) -> list[bool]:
+        """
+        Lengthen the leases that are still ours, given as (key, token), to *lease_ms* from now.
+
+        Returns, for each, whether it still was. A token that had been taken for
+        dead takes its crash off the record's count by asking.
+        """
+        ...
+
+    def settle(
+        self, key: str, *, token: int, job: str, line: int, outcome: Outcome, horizon_ms: int
+    ) -> Settled | Stale:
+        """
+        Record how the execution that holds *token* ended.
+
+        A record that vanished meanwhile is written anew: nobody else ran. When
+        the token is not current, nothing changes (but a suspected crash is taken back).
+        """
+        ...
+
+    def close(self, key: str, *, job: str, horizon_ms: int) -> None:
+        """Note that what hangs on the job's message was sent: its copies are dropped from now."""
+        ...
+
+    def end(self, key: str, *, job: str, killed: bool, horizon_ms: int) -> None:
+        """
+        Note that the job is over by the word of the worker's main process.
+
+        The lease is freed, no crash is counted, and no copy runs again. With
+        *killed* false (a message was discarded, nothing was running here) a live
+        lease is left alone. A job that has an outcome keeps it.
+        """
+        ...
+
+    def drain(self, jobs: Sequence[tuple[str, str]]) -> None:
+        """Note for each (key, job) that its process is shutting down: a takeover is no crash."""
+        ...
+
+    def advance(self, key: str, *, job: str, line: int, horizon_ms: int) -> None:
+        """Note that the message at *line* was published: older copies of the job are dropped."""
+        ...
+
+    def peek(self, key: str) -> Record | None:
+        """Return the record as it is, or None."""
+        ...
+
+    def forget(self, key: str) -> bool:
+        """Delete the record; returns whether there was one. For operators."""
+        ...
+
+    def scan(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys of all records that start with *prefix*, in no order."""
+        ...
+
+    def bury(self, shelf: str, job: str, letter: bytes) -> None:
+        """Keep *letter*, the whole message of a quarantined *job*, on the dead-letter *shelf*."""
+        ...
+
+    def letters(self, shelf: str) -> Iterator[tuple[str, bytes]]:
+        """Yield (job, letter) of all dead letters on *shelf*, in no order."""
+        ...
