@@ -15,8 +15,8 @@ from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from fractions import Fraction
 from inspect import Signature
-from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from unittest.mock import Mock
@@ -149,7 +149,7 @@ REFUSED: list[tuple[object, str]] = [
     (bytearray(b"x"), "bytearray"),
     (memoryview(b"x"), "memoryview"),
     (timedelta(1), "datetime.timedelta"),
-    (PurePosixPath("/"), "pathlib.PurePosixPath"),
+    (Fraction(1, 2), "fractions.Fraction"),
     (MappingProxyType({}), "mappingproxy"),
     ({}.keys(), "dict_keys"),
     (ValueError("x"), "ValueError"),
