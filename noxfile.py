@@ -57,13 +57,14 @@ def wheel(session: nox.Session) -> Path:
 
 
 def install(session: nox.Session, *groups: str, celery: str = NEWEST) -> None:
-    """Install the wheel with its extras, one Celery, and dependency groups."""
+    """Install the wheel with its extras, one Celery with its kombu, and dependency groups."""
     package = wheel(session)
     # In an environment that is reused pip would keep a wheel of the same version.
     session.run("pip", "uninstall", "-q", "-y", "reliable-tasks", silent=True)
     session.install(
         f"{package}[demo,testing]",
         f"celery[redis]=={celery}.*",
+        f"kombu=={celery}.*",
         *(requirement for name in groups for requirement in group(name)),
     )
 
