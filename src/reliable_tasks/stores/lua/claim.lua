@@ -1,0 +1,115 @@
+-- claim: may this delivery of a job run? One atomic step; see core/decisions.py for the table.
+-- KEYS[1] the record
+-- ARGV[1] lease, ms  [2] horizon, ms  [3] max_crashes  [4] delivery  [5] job  [6] line  [7] payload
+-- Returns {1, token, crashes} granted         {2, remaining ms, same job, newer} busy
+--         {3, state, same job, replays, outcome or nil} finished
+--         {4, reason} superseded    {5, crashes} poisoned    {6} reused    {7} unreadable
+-- Asking again with the same delivery changes nothing and is answered the same.
+local lease_ms, horizon_ms, max_crashes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local delivery, job, line, payload = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
+local now_us = now()
+local now_ms = math.floor(now_us / 1000)
+local state, owner, token, last, till, best, closed, replays, suspects, paid, drained, ran =
+  unpack(redis.call("HMGET", key, "s", "j", "t", "d", "u", "b", "z", "n", "x", "p", "g", "a"))
+
+local retries = math.floor(line / 1000000)
+local same = owner == job
+local crashes = 0
+if suspects then crashes = select(2, string.gsub(suspects, "%d+", "")) end
+
+local function grant()
+  best = tonumber(best or 0)
+  local gone = {}
+  if state and not same then
+    local ended = (state == "D" or state == "F") and state or ""
+    if best > 0 or ended ~= "" then
+      write_fact(owner, { line = best, ended = ended, closed = closed == "1",
+                          replays = tonumber(replays or 0), at = now_ms })
+      local outcome = redis.call("HGET", key, "o")
+      if outcome and closed ~= "1" then redis.call("HSET", key, "o:" .. owner, outcome) end
+    end
+    local mine = read_fact(job)
+    best = mine and mine.line or 0
+    if mine then drop_fact(job) end
+    prune(now_ms, horizon_ms)
+  end
+  local fresh = int(math.max(tonumber(token or 0) + 1, now_us))
+  local fields = { "s", "R", "j", job, "t", fresh, "d", delivery, "u", int(now_ms + lease_ms) }
+  local function set(name, value, absent)
+    if value ~= absent then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    elseif state then
+      gone[#gone + 1] = name
+    end
+  end
+  best = math.max(best, line)
+  set("b", int(best), "0")
+  set("a", int(retries), "0")
+  set("p", payload, "")
+  redis.call("HSET", key, unpack(fields))
+  if state then redis.call("HDEL", key, "z", "n", "g", "o", unpack(gone)) end
+  redis.call("PEXPIRE", key, int(lease_ms + horizon_ms))
+  return { 1, tonumber(fresh), crashes }
+end
+
+if not state then return grant() end
+if not string.find("URTIDFQ", state, 1, true) or #state ~= 1 then return { 7 } end
+
+-- the job itself: closed, older, ended
+local fact
+if same then
+  fact = { line = tonumber(best or 0), ended = (state == "D" or state == "F") and state or "",
+           closed = closed == "1", replays = tonumber(replays or 0) }
+else
+  fact = read_fact(job) or { line = 0, ended = "", closed = false, replays = 0 }
+end
+local function ended_answer()
+  local outcome = redis.call("HGET", key, same and "o" or "o:" .. job)
+  return { 3, fact.ended, 1, fact.replays, outcome }
+end
+if last == delivery then
+  if state == "R" then return { 1, tonumber(token), crashes } end
+  if fact.ended ~= "" then return ended_answer() end
+  return { 4, "repeated" }
+end
+if fact.closed then return { 4, "closed" } end
+if line < fact.line then return { 4, "older" } end
+if fact.ended ~= "" then
+  if fact.replays >= max_crashes then return { 5, fact.replays } end
+  fact.replays = fact.replays + 1
+  if same then
+    redis.call("HSET", key, "n", fact.replays, "d", delivery)
+  else
+    write_fact(job, fact)
+    redis.call("HSET", key, "d", delivery)
+  end
+  return ended_answer()
+end
+
+-- the key: its state decides for a job that has not ended
+local left_ms = tonumber(till or 0) - now_ms
+local live = left_ms > 0
+if state == "Q" then return { 5, crashes } end
+if live and not same and state ~= "U" and state ~= "I" then
+  if paid and payload ~= "" and paid ~= payload then return { 6 } end
+  if state == "D" or state == "F" then
+    return { 3, state, 0, 0, redis.call("HGET", key, "o") }
+  end
+end
+if live and (state == "R" or (state == "T" and not same)) then
+  local newer = same and retries > tonumber(ran or 0)
+  return { 2, left_ms, same and 1 or 0, newer and 1 or 0 }
+end
+if state == "R" and not drained then
+  suspects = suspects and (suspects .. "," .. token) or token
+  crashes = crashes + 1
+  redis.call("HSET", key, "x", suspects)
+end
+if crashes >= max_crashes then
+  redis.call("HSET", key, "s", "Q")
+  redis.call("HDEL", key, "g")
+  redis.call("PERSIST", key)
+  return { 5, crashes }
+end
+return grant()

@@ -1,0 +1,17 @@
+-- close: what hangs on the job's message was sent; its copies are dropped from now on.
+-- KEYS[1] the record   ARGV[1] job  [2] horizon, ms
+-- Returns 1, or 0 if there is no record. Repeating it is harmless.
+local job = ARGV[1]
+local owner = redis.call("HGET", key, "j")
+if not owner then return 0 end
+if owner == job then
+  redis.call("HSET", key, "z", "1")
+else
+  local now_ms = math.floor(now() / 1000)
+  local fact = read_fact(job) or { line = 0, ended = "", replays = 0 }
+  fact.closed, fact.at = true, now_ms
+  write_fact(job, fact)
+  prune(now_ms, tonumber(ARGV[2]))
+end
+keep_at_least(tonumber(ARGV[2]))
+return 1

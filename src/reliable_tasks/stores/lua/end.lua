@@ -1,0 +1,25 @@
+-- end: the job is over by the word of the worker's main process; no copy of it runs again.
+-- KEYS[1] the record   ARGV[1] job  [2] killed: 1, or 0 if a message was only discarded
+--                      ARGV[3] horizon, ms
+-- Returns 1. A job with an outcome keeps it; a live lease is left alone unless it was killed.
+local job, horizon_ms = ARGV[1], tonumber(ARGV[3])
+local now_us = now()
+local now_ms = math.floor(now_us / 1000)
+local state, owner, token, till = unpack(redis.call("HMGET", key, "s", "j", "t", "u"))
+if state and owner ~= job then
+  local fact = read_fact(job) or { line = 0, ended = "", replays = 0 }
+  if fact.ended == "" then
+    fact.ended, fact.closed, fact.at = "F", true, now_ms
+    write_fact(job, fact)
+    prune(now_ms, horizon_ms)
+    keep_at_least(horizon_ms)
+  end
+  return 1
+end
+local live = state == "R" and now_ms < tonumber(till) and ARGV[2] == "0"
+if live or state == "D" or state == "F" or state == "Q" then return 1 end
+redis.call("HSET", key, "s", "F", "j", job, "z", "1", "u", int(now_ms),
+  "t", int(math.max(tonumber(token or 0) + 1, now_us)))
+redis.call("HDEL", key, "o", "x", "g")
+redis.call("PEXPIRE", key, int(horizon_ms))
+return 1

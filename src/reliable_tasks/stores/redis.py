@@ -1,0 +1,242 @@
+"""Records in Redis, Valkey, Sentinel or Redis Cluster: one Lua script an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import redis
+
+from reliable_tasks.core.records import (
+    Answer,
+    Busy,
+    Fact,
+    Finished,
+    Granted,
+    Outcome,
+    Poisoned,
+    Record,
+    Reused,
+    Settled,
+    Stale,
+    State,
+    Superseded,
+    Unreadable,
+)
+from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.stores.channel import Channel, ClusterChannel, DirectChannel, pack
+from reliable_tasks.stores.scripts import load
+
+__all__ = ("RedisStore",)
+
+DEFAULT_TIMEOUT = 2.0  # seconds
+
+
+class RedisStore:
+    """
+    The store that production uses.
+
+    A record is one hash. Each operation is one script on one key, judged by the
+    server's clock, so any number of processes may share it; repeating an
+    operation after a lost reply is safe.
+
+    Args:
+        client: A `redis.Redis` (plain, TLS, from Sentinel's `master_for`) or a
+            `redis.RedisCluster`. Its address and credentials are used; time-outs
+            and retries are this store's own, except on a cluster.
+        timeout: Seconds, above 0, that connecting, and each answer, may take.
+
+    Raises:
+        ConfigurationError: *client* is of another kind.
+    """
+
+    def __init__(self, client: Any, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._client = client
+        self._channel = _channel_of(client, timeout)
+        self._claim, self._settle, self._renew = load("claim"), load("settle"), load("renew")
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> RedisStore:
+        """
+        Return a store on the server at *url*; opens no connection.
+
+        Args:
+            url: ``redis://``, ``rediss://`` (TLS) or ``unix://`` as redis-py takes them.
+            timeout: See the class.
+            options: Passed on to `redis.Redis.from_url`.
+        """
+        try:
+            client = redis.Redis.from_url(url, **options)
+        except ValueError as error:
+            raise ConfigurationError(
+                "store_url: expected redis://, rediss:// or unix://, "
+                f"got a URL of scheme {url.partition(':')[0]!r}"
+            ) from error
+        return cls(client, timeout=timeout)
+
+    @property
+    def identity(self) -> str:
+        pool = getattr(self._client, "connection_pool", None)
+        place = pool.connection_kwargs if pool is not None else {}
+        host = place.get("path") or place.get("host") or getattr(pool, "service_name", "cluster")
+        host = "localhost" if host == "127.0.0.1" else host
+        return f"{host}:{place.get('port', '')}/{place.get('db') or 0}"
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {self.identity}>"
+
+    def claim(
+        self,
+        key: str,
+        *,
+        delivery: str,
+        job: str,
+        line: int,
+        lease_ms: int,
+        horizon_ms: int,
+        max_crashes: int,
+        payload: str = "",
+    ) -> Answer:
+        arguments = _terms(lease_ms, horizon_ms, max_crashes) + pack(delivery, job, line, payload)
+        return _answer(self._channel.run(self._claim, key, arguments, 7))
+
+    def renew(
+        self, leases: Sequence[tuple[str, int]], *, lease_ms: int, horizon_ms: int
+    ) -> list[bool]:
+        answers = self._channel.run_many(self._renew, (lease_ms, horizon_ms), leases)
+        return [each == "1" for each in answers]
+
+    def settle(
+        self, key: str, *, token: int, job: str, line: int, outcome: Outcome, horizon_ms: int
+    ) -> Settled | Stale:
+        arguments = pack(
+            token, outcome.state, outcome.keep_ms, horizon_ms, int(outcome.died), job, line
+        )
+        count = 7
+        if outcome.data is not None:
+            arguments += pack(outcome.data)
+            count = 8
+        reply = self._channel.run(self._settle, key, arguments, count)
+        return Settled() if reply == 1 else Stale(drop=reply == 3)
+
+    def close(self, key: str, *, job: str, horizon_ms: int) -> None:
+        self._channel.run(load("close"), key, pack(job, horizon_ms), 2)
+
+    def end(self, key: str, *, job: str, killed: bool, horizon_ms: int) -> None:
+        self._channel.run(load("end"), key, pack(job, int(killed), horizon_ms), 3)
+
+    def drain(self, jobs: Sequence[tuple[str, str]]) -> None:
+        for key, job in jobs:
+            self._channel.run(load("drain"), key, pack(job), 1)
+
+    def advance(self, key: str, *, job: str, line: int, horizon_ms: int) -> None:
+        self._channel.run(load("advance"), key, pack(job, line, horizon_ms), 3)
+
+    def peek(self, key: str) -> Record | None:
+        fields = _mapping(self._channel.execute("HGETALL", key))
+        left_ms = self._channel.execute("PTTL", key)
+        if not fields:
+            return None
+        seconds, micros = self._channel.execute("TIME") if left_ms >= 0 else (0, 0)
+        now_ms = int(seconds) * 1_000 + int(micros) // 1_000
+        return _record(fields, now_ms + left_ms if left_ms >= 0 else None)
+
+    def forget(self, key: str) -> bool:
+        return bool(self._channel.execute("DEL", key))
+
+    def scan(self, prefix: str = "") -> Iterator[str]:
+        for key in self._channel.scan(_escaped(prefix) + "*"):
+            yield key.decode()
+
+    def bury(self, shelf: str, job: str, letter: bytes) -> None:
+        self._channel.execute("HSET", shelf, job, letter)
+
+    def letters(self, shelf: str) -> Iterator[tuple[str, bytes]]:
+        cursor: Any = b"0"
+        while True:
+            cursor, found = self._channel.execute("HSCAN", shelf, cursor, "COUNT", 100)
+            for job, letter in _mapping(found).items():
+                yield job, letter
+            if int(cursor) == 0:
+                return
+
+
+def _channel_of(client: Any, timeout: float) -> Channel:
+    if not timeout > 0:
+        raise ConfigurationError(f"store_timeout: expected seconds above 0, got {timeout!r}")
+    if isinstance(client, redis.RedisCluster):
+        return ClusterChannel(client)
+    if isinstance(client, redis.Redis):
+        return DirectChannel(client.connection_pool, timeout)
+    raise ConfigurationError(
+        "store: expected a redis.Redis, a redis.RedisCluster or an object with the methods of "
+        f"reliable_tasks.core.store.Store, got {type(client).__module__}.{type(client).__name__}"
+    )
+
+
+@lru_cache(maxsize=256)
+def _terms(lease_ms: int, horizon_ms: int, max_crashes: int) -> bytes:
+    """The packed arguments of a claim that are the same for every delivery of a task."""
+    return pack(lease_ms, horizon_ms, max_crashes)
+
+
+def _answer(reply: Any) -> Answer:
+    """Give the reply of claim.lua its type."""
+    kind = reply[0]
+    if kind == 1:
+        return Granted(reply[1], reply[2])
+    if kind == 2:
+        return Busy(reply[1], reply[2] == 1, reply[3] == 1)
+    if kind == 3:
+        outcome = reply[4] if len(reply) > 4 else None  # RESP2 cuts an array at a trailing nil
+        return Finished(State(reply[1].decode()), outcome, reply[2] == 1, reply[3])
+    if kind == 4:
+        return Superseded(reply[1].decode())
+    if kind == 5:
+        return Poisoned(reply[1])
+    return Reused() if kind == 6 else Unreadable()
+
+
+def _mapping(reply: Any) -> dict[str, bytes]:
+    """Return the reply of HGETALL or HSCAN as a mapping, in RESP2 and RESP3."""
+    if isinstance(reply, dict):
+        return {name.decode(): value for name, value in reply.items()}
+    return {reply[at].decode(): reply[at + 1] for at in range(0, len(reply), 2)}
+
+
+def _record(fields: dict[str, bytes], expires_ms: int | None) -> Record:
+    """Read a record's hash; the layout is described in the reference."""
+    text = {name: value.decode() for name, value in fields.items() if name[0] != "o"}
+    state = text["s"]
+    return Record(
+        state=State(state) if state in set(State) else state,
+        job=text.get("j", ""),
+        token=int(text.get("t", 0)),
+        delivery=text.get("d", ""),
+        until_ms=int(text.get("u", 0)),
+        line=int(text.get("b", 0)),
+        retries=int(text.get("a", 0)),
+        closed=text.get("z") == "1",
+        replays=int(text.get("n", 0)),
+        suspects=tuple(int(token) for token in text.get("x", "").split(",") if token),
+        draining="g" in text,
+        outcome=fields.get("o"),
+        payload=text.get("p", ""),
+        facts={
+            name[2:]: _fact(packed, fields.get(f"o:{name[2:]}"))
+            for name, packed in text.items()
+            if name.startswith("f:")
+        },
+        expires_ms=expires_ms,
+    )
+
+
+def _fact(packed: str, outcome: bytes | None) -> Fact:
+    line, ended, closed, replays, at_ms = packed.split("|")
+    return Fact(int(line), ended, closed == "1", int(replays), int(at_ms), outcome)
+
+
+def _escaped(text: str) -> str:
+    """Take the special meaning from the characters of a SCAN pattern."""
+    return "".join(f"\\{each}" if each in "*?[]^-\\" else each for each in text)
