@@ -10,7 +10,7 @@ only then the state of the key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reliable_tasks.core.records import (
     MAX_FACTS,
@@ -37,6 +37,7 @@ __all__ = ("Claim", "advance", "claim", "close", "drain", "end", "renew", "settl
 PRUNED_AT_ONCE = 8
 _KNOWN = frozenset(State)
 _ENDED = frozenset({State.DONE, State.FAILED})
+_OPEN = _KNOWN - _ENDED - {State.QUARANTINED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +60,23 @@ def claim(record: Record | None, ask: Claim, now_us: int) -> tuple[Record, Answe
         return record, _grant(record, ask, now_us)
     if record.state not in _KNOWN:
         return record, Unreadable()
-    if record.delivery == ask.delivery:
-        return record, _again(record, ask)
-    return record, _answer_for_job(record, ask) or _answer_for_key(record, ask, now_us)
-
-
-def _again(record: Record, ask: Claim) -> Answer:
-    """Answer a repeated question without changing anything."""
-    if record.state is State.RUNNING:
-        return Granted(record.token, len(record.suspects))
     fact = _fact(record, ask.job)
+    if fact.delivery == ask.delivery:
+        return record, _again(record, ask.job, fact)
+    return record, _answer_for_job(record, ask, fact) or _answer_for_key(record, ask, now_us)
+
+
+def _again(record: Record, job: str, fact: Fact) -> Answer:
+    """Answer a repeated question without changing anything."""
+    if record.state is State.RUNNING and record.job == job:
+        return Granted(record.token, len(record.suspects))
     if fact.ended:
         return Finished(State(fact.ended), fact.outcome, same_job=True, replays=fact.replays)
     return Superseded("repeated")
 
 
-def _answer_for_job(record: Record, ask: Claim) -> Answer | None:
+def _answer_for_job(record: Record, ask: Claim, fact: Fact) -> Answer | None:
     """Answer from what is known of the job itself, whatever the key does now."""
-    fact = _fact(record, ask.job)
     if fact.closed:
         return Superseded("closed")
     if ask.line < fact.line:
@@ -86,8 +86,8 @@ def _answer_for_job(record: Record, ask: Claim) -> Answer | None:
     if fact.replays >= ask.max_crashes:
         return Poisoned(fact.replays)
     fact.replays += 1
+    fact.delivery = ask.delivery
     _write(record, ask.job, fact)
-    record.delivery = ask.delivery
     return Finished(State(fact.ended), fact.outcome, same_job=True, replays=fact.replays)
 
 
@@ -139,10 +139,14 @@ def _grant(record: Record, ask: Claim, now_us: int) -> Granted:
 def _hand_over(record: Record, job: str, now_ms: int, horizon_ms: int) -> None:
     """Make *job* the record's own; what must be remembered of the previous one becomes a fact."""
     previous = _fact(record, record.job)
-    if previous.line or previous.ended:
+    if previous.line or previous.ended or previous.closed:
         previous.at_ms = now_ms
         if previous.closed:
             previous.outcome = None
+        if previous.closed or not previous.ended:
+            previous.delivery = ""
+        if not previous.ended:
+            previous.token = 0
         record.facts[record.job] = previous
     taken = record.facts.pop(job, None)
     record.job, record.line = job, taken.line if taken else 0
@@ -164,17 +168,23 @@ def _fact(record: Record, job: str) -> Fact:
     """Return a copy of what the record knows of *job*."""
     if record.job == job:
         ended = str(record.state) if record.state in _ENDED else ""
-        return Fact(record.line, ended, record.closed, record.replays, 0, record.outcome)
-    known = record.facts.get(job, Fact())
-    return Fact(
-        known.line, known.ended, known.closed, known.replays, known.at_ms, known.outcome
-    )
+        return Fact(
+            line=record.line,
+            ended=ended,
+            closed=record.closed,
+            replays=record.replays,
+            outcome=record.outcome,
+            delivery=record.delivery,
+            token=record.token,
+        )
+    return replace(record.facts.get(job, Fact()))
 
 
 def _write(record: Record, job: str, fact: Fact) -> None:
     """Put back what `_fact` gave, where it came from."""
     if record.job == job:
         record.line, record.closed, record.replays = fact.line, fact.closed, fact.replays
+        record.delivery = fact.delivery
     else:
         record.facts[job] = fact
 
@@ -192,8 +202,8 @@ def renew(record: Record | None, token: int, lease_ms: int, horizon_ms: int, now
 
 
 def _acquit(record: Record, token: int) -> None:
-    """A token that reports back was paused, not dead."""
-    if record.state is not State.QUARANTINED:
+    """A token that was overtaken and reports back was paused, not dead."""
+    if record.state is not State.QUARANTINED and token != record.token:
         record.suspects = tuple(each for each in record.suspects if each != token)
 
 
@@ -215,6 +225,8 @@ def settle(
     if record.token != token or record.state is not State.RUNNING:
         _acquit(record, token)
         fact = _fact(record, job)
+        if fact.ended == outcome.state and fact.token == token:
+            return record, Settled()  # a repeated question, and another job came in between
         return record, Stale(drop=fact.closed or line < fact.line)
     _apply(record, outcome, now_us // 1000, horizon_ms)
     return record, Settled()
@@ -270,7 +282,7 @@ def end(
     discarded_while_running = (
         record.state is State.RUNNING and now_ms < record.until_ms and not killed
     )
-    if discarded_while_running or record.state in _ENDED or record.state is State.QUARANTINED:
+    if discarded_while_running or record.state not in _OPEN:
         return record
     record.state, record.closed, record.outcome = State.FAILED, True, None
     record.token = max(record.token + 1, now_us)

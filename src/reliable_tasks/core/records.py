@@ -71,6 +71,8 @@ class Fact:
     replays: int = 0
     at_ms: int = 0  # when it was written, by the store's clock
     outcome: bytes | None = None
+    delivery: str = ""  # the last one that was answered with the outcome
+    token: int = 0  # of the execution that ended the job
 
 
 @dataclass(slots=True)
