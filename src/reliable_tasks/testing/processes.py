@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from reliable_tasks.testing.eventually import eventually
+
 __all__ = ("Process", "children_of", "group_of", "remove_directory", "scratch_directory")
 
 # Reads "+group 12", "-group 12", "+folder /x", "-folder /x". Its input ends when
@@ -159,6 +161,7 @@ class Process:
         """SIGKILL the whole group and wait until it is gone; harmless if it is."""
         self.signal_group(signal.SIGKILL)
         self._popen.wait()
+        eventually(lambda: not self.group(), message=lambda: f"the end of {self.group()}")
         _reaper.tell(f"-group {self.pid}")
 
 

