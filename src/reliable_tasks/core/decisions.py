@@ -266,9 +266,7 @@ def _remember(record: Record, job: str, fact: Fact, horizon_ms: int, now_ms: int
         record.expires_ms = max(record.expires_ms, now_ms + horizon_ms)
 
 
-def end(
-    record: Record | None, job: str, killed: bool, horizon_ms: int, now_us: int
-) -> Record | None:
+def end(record: Record | None, job: str, killed: bool, horizon_ms: int, now_us: int) -> Record:
     """End the job by the main process's word; see `Store.end`."""
     now_ms = now_us // 1000
     if record is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reliable_tasks.testing.clock import ManualClock
 from reliable_tasks.testing.eventually import eventually
 from reliable_tasks.testing.groups import Cluster, Sentinels
 from reliable_tasks.testing.ledger import Entry, Ledger
@@ -23,6 +24,7 @@ __all__ = (
     "Database",
     "Entry",
     "Ledger",
+    "ManualClock",
     "Sentinels",
     "Server",
     "ServerFailed",

@@ -1,0 +1,173 @@
+"""Records in this process: for eager mode, tests, and the model of every other store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from threading import Lock
+
+from reliable_tasks.core import decisions
+from reliable_tasks.core.clock import Clock
+from reliable_tasks.core.decisions import Claim
+from reliable_tasks.core.records import Answer, Outcome, Record, Settled, Stale
+
+__all__ = ("MemoryStore",)
+
+SWEEP_FROM = 1_000
+
+
+class SystemClock:
+    """The time of this machine."""
+
+    def now_us(self) -> int:
+        """Return microseconds since 1970."""
+        return time.time_ns() // 1_000
+
+
+class MemoryStore:
+    """
+    A store inside one process, safe to share between its threads.
+
+    What it keeps ends with the process, and a forked child goes on with a copy
+    of its own, so it guards nothing across processes.
+
+    Args:
+        clock: Judges leases, retention and expiry; the system's clock if left out.
+    """
+
+    identity = "memory"
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = SystemClock() if clock is None else clock
+        self._lock = Lock()
+        self._records: dict[str, Record] = {}
+        self._sweep_at = SWEEP_FROM
+        self._shelves: dict[str, dict[str, bytes]] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore of {len(self._records)} records>"
+
+    def claim(
+        self,
+        key: str,
+        *,
+        delivery: str,
+        job: str,
+        line: int,
+        lease_ms: int,
+        horizon_ms: int,
+        max_crashes: int,
+        payload: str = "",
+    ) -> Answer:
+        ask = Claim(
+            delivery=delivery,
+            job=job,
+            line=line,
+            lease_ms=lease_ms,
+            horizon_ms=horizon_ms,
+            max_crashes=max_crashes,
+            payload=payload,
+        )
+        with self._lock:
+            now_us = self._clock.now_us()
+            record, answer = decisions.claim(self._find(key, now_us), ask, now_us)
+            self._keep(key, record, now_us)
+        return answer
+
+    def renew(
+        self, leases: Sequence[tuple[str, int]], *, lease_ms: int, horizon_ms: int
+    ) -> list[bool]:
+        with self._lock:
+            now_us = self._clock.now_us()
+            return [
+                decisions.renew(self._find(key, now_us), token, lease_ms, horizon_ms, now_us)
+                for key, token in leases
+            ]
+
+    def settle(
+        self, key: str, *, token: int, job: str, line: int, outcome: Outcome, horizon_ms: int
+    ) -> Settled | Stale:
+        with self._lock:
+            now_us = self._clock.now_us()
+            record, answer = decisions.settle(
+                self._find(key, now_us),
+                token=token,
+                job=job,
+                line=line,
+                outcome=outcome,
+                horizon_ms=horizon_ms,
+                now_us=now_us,
+            )
+            self._keep(key, record, now_us)
+        return answer
+
+    def close(self, key: str, *, job: str, horizon_ms: int) -> None:
+        with self._lock:
+            now_us = self._clock.now_us()
+            decisions.close(self._find(key, now_us), job, horizon_ms, now_us)
+
+    def end(self, key: str, *, job: str, killed: bool, horizon_ms: int) -> None:
+        with self._lock:
+            now_us = self._clock.now_us()
+            record = decisions.end(self._find(key, now_us), job, killed, horizon_ms, now_us)
+            self._keep(key, record, now_us)
+
+    def drain(self, jobs: Sequence[tuple[str, str]]) -> None:
+        with self._lock:
+            now_us = self._clock.now_us()
+            for key, job in jobs:
+                decisions.drain(self._find(key, now_us), job)
+
+    def advance(self, key: str, *, job: str, line: int, horizon_ms: int) -> None:
+        with self._lock:
+            now_us = self._clock.now_us()
+            record = decisions.advance(self._find(key, now_us), job, line, horizon_ms, now_us)
+            self._keep(key, record, now_us)
+
+    def peek(self, key: str) -> Record | None:
+        with self._lock:
+            return deepcopy(self._find(key, self._clock.now_us()))
+
+    def forget(self, key: str) -> bool:
+        with self._lock:
+            found = self._find(key, self._clock.now_us())
+            self._records.pop(key, None)
+        return found is not None
+
+    def scan(self, prefix: str = "") -> Iterator[str]:
+        with self._lock:
+            self._sweep(self._clock.now_us())
+            keys = [key for key in self._records if key.startswith(prefix)]
+        return iter(keys)
+
+    def bury(self, shelf: str, job: str, letter: bytes) -> None:
+        with self._lock:
+            self._shelves.setdefault(shelf, {})[job] = letter
+
+    def letters(self, shelf: str) -> Iterator[tuple[str, bytes]]:
+        with self._lock:
+            found = list(self._shelves.get(shelf, {}).items())
+        return iter(found)
+
+    def _find(self, key: str, now_us: int) -> Record | None:
+        record = self._records.get(key)
+        if record is not None and _is_over(record, now_us):
+            del self._records[key]
+            return None
+        return record
+
+    def _keep(self, key: str, record: Record, now_us: int) -> None:
+        self._records[key] = record
+        if len(self._records) > self._sweep_at:
+            self._sweep(now_us)
+            self._sweep_at = max(SWEEP_FROM, 2 * len(self._records))
+
+    def _sweep(self, now_us: int) -> None:
+        """Delete what nobody may ask for again."""
+        for key in [key for key, each in self._records.items() if _is_over(each, now_us)]:
+            del self._records[key]
+
+
+def _is_over(record: Record, now_us: int) -> bool:
+    return record.expires_ms is not None and record.expires_ms < now_us // 1_000
