@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -66,7 +67,7 @@ def test_interrupted_run_leaves_nothing_behind(pytester, pytestconfig, monkeypat
     pytester.makeconftest('pytest_plugins = ["reliable_tasks.testing.fixtures"]')
     pytester.makepyfile(HANGING_TEST)
     started = pytester.path / "started"
-    monkeypatch.setenv("PYTHONPATH", str(pytestconfig.rootpath))
+    monkeypatch.setenv("PYTHONPATH", str(pytestconfig.rootpath), prepend=os.pathsep)
     session = pytester.popen([sys.executable, "-m", "pytest"])
     with session:
         pids = [

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from celery import Celery
+from celery.exceptions import TimeoutError as CeleryTimeout
 
-from reliable_tasks.testing import WorkerFailed, WorkerProcess, eventually
+from reliable_tasks.testing import (
+    WorkerFailed,
+    WorkerProcess,
+    connected_app,
+    eventually,
+    valkey_server,
+)
 from reliable_tasks.testing.processes import children_of, group_of
 from tests.integration.apps.plain import pay, pay_slowly
 
@@ -73,9 +79,8 @@ def database(valkey):
 @pytest.fixture
 def app(database):
     """A producer and reader on the test's database."""
-    app = Celery("producer", broker=database.url, backend=database.url)
-    yield app
-    app.close()
+    with connected_app(database.url) as app:
+        yield app
 
 
 @pytest.fixture
@@ -86,6 +91,19 @@ def start(worker, database, app):
         return worker(APP, env=database.celery_env, **options)
 
     return start
+
+
+def test_closed_app_leaves_no_connection():
+    """A connected app has closed every connection at its end, and its results open none."""
+    with valkey_server() as server:
+        with connected_app(server.url) as app:
+            result = app.send_task(pay.name, ["a"])
+            with pytest.raises(CeleryTimeout):
+                result.get(timeout=0.1)
+            assert len(server.client().client_list()) > 2
+        del result
+
+        assert len(server.client().client_list()) == 1
 
 
 POOLS = ["prefork", "threads", "solo", "gevent"]

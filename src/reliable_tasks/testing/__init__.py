@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reliable_tasks.testing.apps import close_app, connected_app
 from reliable_tasks.testing.clock import ManualClock
 from reliable_tasks.testing.eventually import eventually
 from reliable_tasks.testing.groups import Cluster, Sentinels
@@ -31,6 +32,8 @@ __all__ = (
     "ServerNotFound",
     "WorkerFailed",
     "WorkerProcess",
+    "close_app",
+    "connected_app",
     "eventually",
     "redis_binary",
     "redis_server",

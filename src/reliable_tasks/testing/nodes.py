@@ -26,6 +26,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import redis
+from celery import Celery
 from celery import __version__ as celery_version
 from pytest_celery import (
     CeleryBackendCluster,
@@ -33,10 +34,12 @@ from pytest_celery import (
     CeleryTestBackend,
     CeleryTestBroker,
     CeleryTestContainer,
+    CeleryTestSetup,
     CeleryTestWorker,
     CeleryWorkerCluster,
 )
 
+from reliable_tasks.testing.apps import close_app
 from reliable_tasks.testing.ledger import Ledger
 from reliable_tasks.testing.processes import group_of
 from reliable_tasks.testing.servers import Database, Server
@@ -48,6 +51,7 @@ __all__ = (
     "LocalWorkerNode",
     "celery_backend_cluster",
     "celery_broker_cluster",
+    "celery_setup_app",
     "celery_worker_cluster",
     "worker_app",
     "worker_options",
@@ -241,6 +245,18 @@ def celery_backend_cluster(server: Server) -> Iterator[CeleryBackendCluster]:
     node = CeleryTestBackend(LocalServer(server.new_database()))
     yield CeleryBackendCluster(node)
     node.teardown()
+
+
+@pytest.fixture
+def celery_setup_app(
+    celery_setup_cls: type[CeleryTestSetup],
+    celery_setup_config: dict[str, Any],
+    celery_setup_name: str,
+) -> Iterator[Celery]:
+    """The test's own app, closed with all its connections."""
+    app = celery_setup_cls.create_setup_app(celery_setup_config, celery_setup_name)
+    yield app
+    close_app(app)
 
 
 @pytest.fixture
