@@ -1,3 +1,49 @@
 """Celery tasks that take effect once, however often their messages are delivered."""
 
 from __future__ import annotations
+
+from reliable_tasks.errors import (
+    AlreadyDone,
+    AlreadyRunning,
+    ConfigurationError,
+    IdempotencyKeyReused,
+    LeaseLost,
+    Quarantined,
+    ReliableTasksError,
+    ResultNotKept,
+    StoreUnavailable,
+    UnserializableArguments,
+)
+from reliable_tasks.guard import once
+from reliable_tasks.leases import Lease
+from reliable_tasks.setup import setup
+from reliable_tasks.signals import (
+    lease_lost,
+    task_deduplicated,
+    task_deferred,
+    task_quarantined,
+    task_replayed,
+)
+from reliable_tasks.task import IdempotentTask
+
+__all__ = (
+    "AlreadyDone",
+    "AlreadyRunning",
+    "ConfigurationError",
+    "IdempotencyKeyReused",
+    "IdempotentTask",
+    "Lease",
+    "LeaseLost",
+    "Quarantined",
+    "ReliableTasksError",
+    "ResultNotKept",
+    "StoreUnavailable",
+    "UnserializableArguments",
+    "lease_lost",
+    "once",
+    "setup",
+    "task_deduplicated",
+    "task_deferred",
+    "task_quarantined",
+    "task_replayed",
+)

@@ -25,6 +25,7 @@ from reliable_tasks.core.records import (
     Unreadable,
 )
 from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.stores.addresses import client_at
 from reliable_tasks.stores.channel import Channel, ClusterChannel, DirectChannel, pack
 from reliable_tasks.stores.scripts import load
 
@@ -59,21 +60,15 @@ class RedisStore:
     @classmethod
     def from_url(cls, url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> RedisStore:
         """
-        Return a store on the server at *url*; opens no connection.
+        Return a store on the server at *url*; opens no connection (a cluster is asked at once).
 
         Args:
-            url: ``redis://``, ``rediss://`` (TLS) or ``unix://`` as redis-py takes them.
+            url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``sentinel://`` or
+                ``redis+cluster://``; see `addresses.client_at`.
             timeout: See the class.
-            options: Passed on to `redis.Redis.from_url`.
+            options: Passed on to redis-py.
         """
-        try:
-            client = redis.Redis.from_url(url, **options)
-        except ValueError as error:
-            raise ConfigurationError(
-                "store_url: expected redis://, rediss:// or unix://, "
-                f"got a URL of scheme {url.partition(':')[0]!r}"
-            ) from error
-        return cls(client, timeout=timeout)
+        return cls(client_at(url, timeout, options), timeout=timeout)
 
     @property
     def identity(self) -> str:

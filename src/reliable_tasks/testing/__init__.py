@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from reliable_tasks.testing.apps import close_app, connected_app
 from reliable_tasks.testing.clock import ManualClock
 from reliable_tasks.testing.eventually import eventually
@@ -20,6 +23,10 @@ from reliable_tasks.testing.servers import (
 )
 from reliable_tasks.testing.workers import WorkerFailed, WorkerProcess
 
+if TYPE_CHECKING:
+    from reliable_tasks.testing.contract import StoreContract
+    from reliable_tasks.testing.machine import StoreMachine
+
 __all__ = (
     "Cluster",
     "Database",
@@ -30,6 +37,8 @@ __all__ = (
     "Server",
     "ServerFailed",
     "ServerNotFound",
+    "StoreContract",
+    "StoreMachine",
     "WorkerFailed",
     "WorkerProcess",
     "close_app",
@@ -41,3 +50,16 @@ __all__ = (
     "valkey_binary",
     "valkey_server",
 )
+
+_NEED_TEST_TOOLS = {"StoreContract": "contract", "StoreMachine": "machine"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs pytest or Hypothesis when it is asked for."""
+    if name not in _NEED_TEST_TOOLS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import pytest  # noqa: PLC0415
+
+    place = f"{__name__}.{_NEED_TEST_TOOLS[name]}"
+    pytest.register_assert_rewrite(place)
+    return getattr(import_module(place), name)

@@ -1,0 +1,56 @@
+"""What could not be run, kept whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import Any
+
+from kombu.serialization import dumps
+
+__all__ = ("letter_of", "shelf_name")
+
+
+def shelf_name(prefix: str) -> str:
+    """Return the name of the shelf on which a project's dead letters are kept."""
+    return f"rt1:{prefix}:dead-letters"
+
+
+def letter_of(task: Any, request: Any, args: Any, kwargs: Any, reason: str) -> bytes:
+    """
+    Return a message as bytes from which it can be published again.
+
+    JSON: ``task``, ``id``, ``reason``, ``at`` (seconds since 1970), ``delivery_info``, and
+    ``body``: arguments and execution options as the task's serializer writes them, in base64,
+    with ``content_type`` and ``content_encoding``.
+
+    Args:
+        task: The message's task.
+        request: Its context.
+        args: Positional arguments as they came.
+        kwargs: Keyword arguments as they came.
+        reason: Why it was not run.
+    """
+    options = {
+        name: value for name, value in request.as_execution_options().items() if value is not None
+    }
+    content_type, encoding, body = dumps(
+        {"args": list(args), "kwargs": kwargs, "options": options}, serializer=task.serializer
+    )
+    raw = body if isinstance(body, bytes) else body.encode()
+    return json.dumps(
+        {
+            "task": task.name,
+            "id": request.id,
+            "reason": reason,
+            "at": time.time(),
+            "delivery_info": {
+                name: (request.delivery_info or {}).get(name)
+                for name in ("exchange", "routing_key", "priority")
+            },
+            "content_type": content_type,
+            "content_encoding": encoding,
+            "body": base64.b64encode(raw).decode(),
+        }
+    ).encode()

@@ -1,0 +1,212 @@
+"""One Celery delivery, as the guard needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from celery.app.task import get_actual_ignore_result  # type: ignore[attr-defined]
+from celery.exceptions import Ignore, Reject, Retry
+from kombu.exceptions import EncodeError
+from kombu.serialization import dumps, loads, registry
+from kombu.utils import json as wire
+
+from reliable_tasks.core.header import Header
+from reliable_tasks.core.records import Outcome, State
+from reliable_tasks.deadletter import letter_of
+from reliable_tasks.leases import Lease
+from reliable_tasks.publish import publish_successor, send_attached, send_failure
+from reliable_tasks.shield import SoftLimitShield
+
+__all__ = ("SLOT", "Delivery", "Execution", "Identity")
+
+SLOT = "_reliable_tasks"
+"""Where a request remembers that it is being executed under a guard."""
+
+CHORD_CLAIM_MARGIN = 1.0  # seconds
+DEFAULT_VISIBILITY_TIMEOUT = 3_600.0
+DEFAULT_CONSUMER_TIMEOUT = 1_800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which record a delivery belongs to, and its header."""
+
+    key: str
+    header: Header
+
+
+@dataclass(slots=True)
+class Execution:
+    """What a running body has been granted, and a retry that it has published."""
+
+    lease: Lease
+    delivery: Any = None
+    retry: Retry | None = None
+
+
+class Delivery:
+    """
+    The guard's `Message` on top of a Celery request.
+
+    Args:
+        task: The task.
+        request: Its `celery.app.task.Context`.
+        args: Positional arguments as they came.
+        kwargs: Keyword arguments as they came.
+        shield: Holds back a soft time limit except while the body runs.
+    """
+
+    def __init__(
+        self, task: Any, request: Any, args: Any, kwargs: Any, shield: SoftLimitShield
+    ) -> None:
+        self.task, self._request, self._args, self._kwargs = task, request, args, kwargs
+        self._shield = shield
+        identity = task.identity_of(request, args, kwargs)
+        self.key, self._header = identity.key, identity.header
+        self.job: str = request.id
+        self.payload = self._header.payload_digest or ""
+        self.retries: int = request.retries
+        self.hop = self._header.hop
+        self.has_key = self._header.key_digest is not None
+        self.can_wait = not request.is_eager
+
+    @property
+    def carries(self) -> bool:
+        request = self._request
+        return self.can_wait and bool(request.callbacks or request.chain or request.chord)
+
+    @property
+    def carries_errors(self) -> bool:
+        request = self._request
+        return self.can_wait and bool(request.errbacks or request.chain or request.chord)
+
+    @property
+    def flows(self) -> bool:
+        request = self._request
+        return bool(self.carries or request.errbacks or request.group)
+
+    @property
+    def second_look_ms(self) -> int | None:
+        """After this the backend's claim on a chord, made by a member that died, has ended."""
+        if not self._request.chord or not self.can_wait:
+            return None
+        join_timeout = self.task.app.conf.result_chord_join_timeout or 5.0
+        return round((max(5.0, join_timeout * 2) + CHORD_CLAIM_MARGIN) * 1_000)
+
+    @property
+    def longest_wait_ms(self) -> int | None:
+        """Half of the time for which the broker leaves an unacknowledged message alone."""
+        conf = self.task.app.conf
+        options = conf.broker_transport_options or {}
+        timeout = options.get("visibility_timeout") or DEFAULT_VISIBILITY_TIMEOUT
+        return round(min(timeout, DEFAULT_CONSUMER_TIMEOUT) * 500)
+
+    def run(self, lease: Lease) -> Any:
+        self._request.__dict__[SLOT] = Execution(lease, self)
+        self._shield.lower()
+        try:
+            return self.task._body(*self._args, **self._kwargs)  # noqa: SLF001
+        finally:
+            self._shield.raise_again()
+
+    def outcome_of(self, error: BaseException | None) -> Outcome | None:
+        retry = self._retry
+        if retry is not None or (isinstance(error, Retry) and not self.can_wait):
+            wait_ms = _wait_ms(retry.when) if retry is not None and self.can_wait else 0
+            grace_ms = self.task.guard_options.lease_ms
+            return Outcome(State.RETRYING, keep_ms=wait_ms + grace_ms)
+        if isinstance(error, Ignore | Reject | Retry):
+            return Outcome(State.IDLE)
+        if error is not None and not isinstance(error, Exception):
+            return Outcome(State.IDLE, died=True)
+        return None
+
+    def ending(self, error: BaseException | None) -> BaseException | None:
+        if isinstance(error, Retry) or not isinstance(error, Exception | None):
+            return error
+        return self._retry or error
+
+    @property
+    def _retry(self) -> Retry | None:
+        execution: Execution | None = self._request.__dict__.get(SLOT)
+        return execution.retry if execution is not None else None
+
+    def defer(self, wait_ms: int) -> None:
+        publish_successor(self.task, self._request, self._header, wait_ms)
+
+    def send(self, value: Any) -> None:
+        if self.can_wait:
+            send_attached(self.task, self._request, value, store_result=self._keeps_result)
+
+    def send_error(self, error: BaseException) -> None:
+        if self.can_wait:
+            send_failure(self.task, self._request, error, store_result=self._keeps_errors)
+
+    @cached_property
+    def _keeps_result(self) -> bool:
+        return not get_actual_ignore_result(self.task, self._request)
+
+    @property
+    def _keeps_errors(self) -> bool:
+        return self._keeps_result or bool(self.task.store_errors_even_if_ignored)
+
+    def dump(self, value: Any) -> bytes | None:
+        if value is None:
+            return b""
+        try:
+            if self._serializer == "json":
+                return str(wire.dumps(value)).encode()
+            return _packed(dumps(value, serializer=self._serializer))
+        except (EncodeError, TypeError, ValueError, RecursionError):
+            return None  # Celery reports it if the result backend must keep it
+
+    def load(self, data: bytes) -> Any:
+        if not data:
+            return None
+        if self._serializer == "json":
+            return wire.loads(data)
+        return _unpacked(data, self._serializer)
+
+    def dump_error(self, error: BaseException) -> bytes | None:
+        try:
+            stored = self.task.backend.prepare_exception(error, serializer="json")
+            data = wire.dumps(stored).encode()
+        except Exception:  # an error whose own repr fails has no stored form
+            return None
+        return data if len(data) <= self.task.guard_options.max_result_bytes else None
+
+    def load_error(self, data: bytes) -> BaseException:
+        error: BaseException = self.task.backend.exception_to_python(wire.loads(data))
+        return error
+
+    @property
+    def _serializer(self) -> str:
+        return str(self.task.app.conf.result_serializer)
+
+    def letter(self, reason: str) -> bytes:
+        return letter_of(self.task, self._request, self._args, self._kwargs, reason)
+
+    def max_run_ms(self) -> int:
+        hard = self._request.timelimit[0] if self._request.timelimit else None
+        return int(self.task.guard_options.max_run_for(hard or self.task.time_limit))
+
+
+def _wait_ms(when: Any) -> int:
+    """Return milliseconds until a retry is due: a number of seconds or a point in time."""
+    if isinstance(when, datetime):
+        aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0, round((aware - datetime.now(UTC)).total_seconds() * 1_000))
+    return round(max(0.0, float(when or 0)) * 1_000)
+
+
+def _packed(dumped: tuple[str, str, Any]) -> bytes:
+    body = dumped[2]
+    return body if isinstance(body, bytes) else str(body).encode()
+
+
+def _unpacked(data: bytes, serializer: str) -> Any:
+    encoder = registry._encoders[serializer]  # noqa: SLF001 - kombu has no public look-up
+    return loads(data, encoder.content_type, encoder.content_encoding, accept=[serializer])

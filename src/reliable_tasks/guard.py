@@ -1,0 +1,607 @@
+"""
+One guarded execution: claim, run, settle; and `once`, its face outside Celery.
+
+The guard knows the protocol and nothing of Celery. It asks the store, and acts
+through a `Message`: the one delivery in its hands. It ends in one of four ways:
+a value, an error of the task, `Drop` (acknowledge, nothing more to do here), or
+`Requeue` (give the delivery back to the broker).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, NoReturn, Protocol
+
+from reliable_tasks.core.durations import Seconds, outage_wait_ms, to_ms, turn_wait_ms
+from reliable_tasks.core.keys import digest, record_key
+from reliable_tasks.core.records import (
+    Answer,
+    Busy,
+    Finished,
+    Granted,
+    Outcome,
+    Poisoned,
+    Reused,
+    Settled,
+    Stale,
+    State,
+    Superseded,
+    line_of,
+)
+from reliable_tasks.core.settings import Options
+from reliable_tasks.core.store import Store
+from reliable_tasks.errors import (
+    AlreadyDone,
+    AlreadyRunning,
+    IdempotencyKeyReused,
+    LeaseLost,
+    Quarantined,
+    ResultNotKept,
+    StoreUnavailable,
+)
+from reliable_tasks.leases import Lease, keeper
+from reliable_tasks.stores.opening import open_store
+
+__all__ = ("Drop", "Event", "Guard", "Message", "Requeue", "Unsendable", "once")
+
+logger = logging.getLogger("reliable_tasks")
+
+SEND_PATIENCE = 15.0  # seconds of trying again in place before a delivery goes back
+PAUSE_BEFORE_REQUEUE = 1.0  # seconds; a broker that is down must not be hammered
+CHECK_AGAIN = "chord member"
+
+
+class Drop(Exception):
+    """This delivery is over: acknowledge it without a result."""
+
+
+class Requeue(Exception):
+    """Nothing could be done with this delivery: give it back to the broker."""
+
+
+class Unsendable(Exception):
+    """What hangs on the message can never be sent as it is; Celery reports it as a failure."""
+
+
+class Event:
+    """Names of what a guard tells its listener."""
+
+    REPLAYED = "replayed"
+    DEFERRED = "deferred"
+    DEDUPLICATED = "deduplicated"
+    LEASE_LOST = "lease_lost"
+    QUARANTINED = "quarantined"
+    UNGUARDED = "unguarded"
+
+
+class Message(Protocol):
+    """One delivery, as the guard needs it."""
+
+    key: str
+    job: str
+    payload: str
+    retries: int
+    hop: int
+    has_key: bool
+    """Whether other jobs can share the key."""
+    can_wait: bool
+    """Whether there is a queue to wait in; False in eager mode."""
+    carries: bool
+    """Whether anything is to be sent after success: callbacks, the next link, a chord's count."""
+    carries_errors: bool
+    """Whether anything is to be sent after failure: errbacks, a chord's error, a chain's."""
+    flows: bool
+    """Whether anything waits for this message, so that it must never be skipped."""
+    second_look_ms: int | None
+    """For a chord member: when to look again whether its completer died; else None."""
+    longest_wait_ms: int | None
+    """How long the broker safely holds a delayed message."""
+
+    def run(self, lease: Lease) -> Any:
+        """Run the body."""
+        ...
+
+    def outcome_of(self, error: BaseException | None) -> Outcome | None:
+        """Say what an error means; None: the job failed (or, without an error, is done)."""
+        ...
+
+    def ending(self, error: BaseException | None) -> BaseException | None:
+        """Return the error with which an execution that has not ended its job is left."""
+        ...
+
+    def defer(self, wait_ms: int) -> None:
+        """Publish a successor of this message, one hop on."""
+        ...
+
+    def send(self, value: Any) -> None:
+        """Send what hangs on the message after success, and take it off the message."""
+        ...
+
+    def send_error(self, error: BaseException) -> None:
+        """Send what hangs on the message after failure, and take it off the message."""
+        ...
+
+    def dump(self, value: Any) -> bytes | None:
+        """Return the stored form of a result, None if it has none."""
+        ...
+
+    def load(self, data: bytes) -> Any:
+        """Undo `dump`."""
+        ...
+
+    def dump_error(self, error: BaseException) -> bytes | None:
+        """Return the stored form of an error, None if it has none."""
+        ...
+
+    def load_error(self, data: bytes) -> BaseException:
+        """Undo `dump_error`."""
+        ...
+
+    def letter(self, reason: str) -> bytes:
+        """Return the whole message, to be kept."""
+        ...
+
+    def max_run_ms(self) -> int:
+        """Return when renewal of this execution ends."""
+        ...
+
+
+Listener = Callable[[str, Message, dict[str, Any]], None]
+
+
+class Guard:
+    """
+    Guards every delivery of one task.
+
+    Args:
+        store: Gives the store; asked once per delivery.
+        options: The task's options.
+        shelf: Name of the dead-letter shelf.
+        tell: Called with the name of an `Event`, the message, and details.
+        sleep: Replaces `time.sleep` in tests.
+    """
+
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        options: Options,
+        *,
+        shelf: str,
+        tell: Listener,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store, self._options, self._shelf = store, options, shelf
+        self._tell, self._sleep = tell, sleep
+
+    def execute(self, message: Message) -> Any:
+        """
+        Run the message's body if it may run, else answer in its place.
+
+        Returns:
+            The task's result, fresh or stored.
+
+        Raises:
+            Drop: Acknowledge the delivery; it is over or has a successor.
+            Requeue: Give the delivery back.
+            Quarantined: The job ended its process too often.
+            IdempotencyKeyReused: One key, two payloads.
+            ResultNotKept: Done before, but there is no value to answer with.
+        """
+        return _Execution(
+            self._store(), self._options, message, self._shelf, self._tell, self._sleep
+        ).execute()
+
+
+@dataclass(slots=True)
+class _Execution:
+    """One delivery on its way through the guard."""
+
+    store: Store
+    options: Options
+    message: Message
+    shelf: str
+    tell: Listener
+    sleep: Callable[[float], None]
+
+    # --- asking ---------------------------------------------------------------------------
+
+    def execute(self) -> Any:
+        message, options = self.message, self.options
+        asked_at = monotonic()
+        try:
+            answer = self.store.claim(
+                message.key,
+                delivery=str(random.getrandbits(62)),
+                job=message.job,
+                line=self.line,
+                lease_ms=options.lease_ms,
+                horizon_ms=options.horizon_ms,
+                max_crashes=options.max_crashes,
+                payload=message.payload,
+            )
+        except StoreUnavailable as error:
+            return self._without_store(error)
+        if type(answer) is Granted:
+            return self._run(answer, asked_at)
+        try:
+            return self._answer(answer)
+        except StoreUnavailable as error:
+            return self._without_store(error)
+
+    @property
+    def line(self) -> int:
+        return line_of(self.message.retries, self.message.hop)
+
+    def _event(self, name: str, **details: Any) -> None:
+        self.tell(name, self.message, details)
+
+    # --- running --------------------------------------------------------------------------
+
+    def _run(self, granted: Granted, asked_at: float) -> Any:
+        message = self.message
+        lease = Lease(
+            self.store,
+            message.key,
+            granted.token,
+            lease_ms=self.options.lease_ms,
+            horizon_ms=self.options.horizon_ms,
+            max_run_ms=message.max_run_ms(),
+            asked_at=asked_at,
+            attempt=message.retries + 1,
+            crashes=granted.crashes,
+            on_lost=self._lost,
+        )
+        keeper.hold(lease)
+        try:
+            value = message.run(lease)
+        except BaseException as error:
+            keeper.let_go(lease)
+            return self._after_error(lease, error)
+        keeper.let_go(lease)
+        return self._after_value(lease, value)
+
+    def _lost(self, lease: Lease) -> None:
+        self._event(Event.LEASE_LOST, token=lease.token)
+
+    def _after_value(self, lease: Lease, value: Any) -> Any:
+        unfinished = self.message.outcome_of(None)
+        if unfinished is not None:
+            self._settle(lease, unfinished)
+            raise self.message.ending(None) or Drop
+        self._settle(lease, self._done(value))
+        if self.message.carries:
+            self._send(lambda: self.message.send(value))
+            self._close()
+        return value
+
+    def _done(self, value: Any) -> Outcome:
+        data = self.message.dump(value)
+        if data is not None and len(data) > self.options.max_result_bytes:
+            data = None
+        retention_ms = self.options.retention_for(has_key=self.message.has_key)
+        return Outcome(State.DONE, data, retention_ms)
+
+    def _after_error(self, lease: Lease, error: BaseException) -> NoReturn:
+        if isinstance(error, LeaseLost):
+            self._give_up(lease)
+        unfinished = self.message.outcome_of(error)
+        if unfinished is None:
+            self._settle(lease, self._failed(error))
+            self._fail(error)
+        try:
+            self._settle(lease, unfinished)
+        except (Drop, Requeue):
+            if unfinished.state is State.RETRYING or not isinstance(error, Exception):
+                raise (self.message.ending(error) or error) from None
+            raise
+        raise self.message.ending(error) or error
+
+    def _failed(self, error: BaseException) -> Outcome:
+        remembered = self.options.when_failed == "remember"
+        retention_ms = self.options.retention_for(has_key=self.message.has_key)
+        return Outcome(
+            State.FAILED, self.message.dump_error(error), retention_ms if remembered else 0
+        )
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Leave with the task's own error, what hangs on the failure being sent first."""
+        if self.message.carries_errors:
+            self._send(lambda: self.message.send_error(error))
+            self._close()
+        raise error
+
+    # --- settling -------------------------------------------------------------------------
+
+    def _settle(self, lease: Lease, outcome: Outcome) -> None:
+        """Record the outcome, or become a duplicate of oneself."""
+        try:
+            settled = self._record(lease, outcome)
+        except StoreUnavailable as error:
+            logger.error("%s: the outcome could not be recorded: %s", self.message.key, error)
+            if outcome.state is State.RETRYING:
+                return  # the retry is in the broker, and whichever runs next is guarded
+            self._successor(outage_wait_ms(self.message.hop, longest_ms=self._longest_ms()))
+        if isinstance(settled, Stale):
+            self._step_aside(lease, settled, outcome)
+
+    def _record(self, lease: Lease, outcome: Outcome) -> Settled | Stale:
+        """Settle, trying again while the lease would have lasted."""
+        patient_until = monotonic() + self.options.lease_ms / 1_000
+        pause = 0.1
+        while True:
+            try:
+                return self.store.settle(
+                    lease.key,
+                    token=lease.token,
+                    job=self.message.job,
+                    line=self.line,
+                    outcome=outcome,
+                    horizon_ms=self.options.horizon_ms,
+                )
+            except StoreUnavailable:
+                if monotonic() + pause > patient_until:
+                    raise
+            self.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    def _step_aside(self, lease: Lease, stale: Stale, outcome: Outcome) -> None:
+        """The token is no longer current: this execution is a duplicate like any other."""
+        lease.note(ours=False, asked_at=monotonic())
+        if outcome.state is State.RETRYING:
+            return  # the retry that was published is the successor
+        if stale.drop:
+            self._event(Event.DEDUPLICATED, reason="overtaken")
+            raise Drop
+        self._successor(self._turn_ms(self.options.lease_ms))
+
+    def _give_up(self, lease: Lease) -> NoReturn:
+        """The body learned that its lease is lost, and stopped."""
+        self._settle(lease, Outcome(State.IDLE))
+        self._successor(self._turn_ms(0))
+
+    # --- answering in the body's place ----------------------------------------------------
+
+    def _answer(self, answer: Answer) -> Any:
+        if isinstance(answer, Superseded):
+            self._event(Event.DEDUPLICATED, reason=answer.reason)
+            raise Drop
+        if isinstance(answer, Busy):
+            self._wait_for_turn(answer)
+        if isinstance(answer, Finished):
+            return self._replay(answer)
+        if isinstance(answer, Poisoned):
+            self._quarantine(answer)
+        if isinstance(answer, Reused):
+            raise IdempotencyKeyReused(self.message.key)
+        self._wait_for_turn(Busy(self.options.lease_ms, same_job=False), may_skip=False)
+
+    def _wait_for_turn(self, busy: Busy, *, may_skip: bool = True) -> NoReturn:
+        skips = self.options.when_running == "skip" and may_skip
+        if skips and not busy.same_job and not self.message.flows:
+            self._event(Event.DEDUPLICATED, reason="running")
+            raise Drop
+        if not self.message.can_wait:
+            raise AlreadyRunning(self.message.key, busy.remaining_ms / 1_000)
+        self._successor(self._turn_ms(busy.remaining_ms, newer=busy.newer))
+
+    def _turn_ms(self, remaining_ms: int, *, newer: bool = False) -> int:
+        return turn_wait_ms(
+            remaining_ms,
+            self.message.hop,
+            lease_ms=self.options.lease_ms,
+            newer=newer,
+            longest_ms=self._longest_ms(),
+        )
+
+    def _longest_ms(self) -> int | None:
+        return self.message.longest_wait_ms
+
+    def _replay(self, finished: Finished) -> Any:
+        if not finished.same_job and self.options.when_done == "skip" and not self.message.flows:
+            self._event(Event.DEDUPLICATED, reason="done")
+            raise Drop
+        self._event(Event.REPLAYED, state=finished.state.name.lower(), same_job=finished.same_job)
+        if finished.state is State.FAILED:
+            return self._replay_error(finished)
+        if finished.outcome is None:
+            return self._replay_error(finished, ResultNotKept(self.message.key))
+        value = self.message.load(finished.outcome)
+        self._send(lambda: self.message.send(value))
+        if finished.same_job and finished.replays == 1 and self.message.second_look_ms:
+            self._publish_successor(self.message.second_look_ms)
+        else:
+            self._close_replay(finished)
+        return value
+
+    def _replay_error(self, finished: Finished, error: BaseException | None = None) -> NoReturn:
+        if error is None:
+            stored = finished.outcome
+            error = (
+                ResultNotKept(self.message.key)
+                if stored is None
+                else self.message.load_error(stored)
+            )
+        self._send(lambda: self.message.send_error(error))
+        self._close_replay(finished)
+        raise error
+
+    def _close_replay(self, finished: Finished) -> None:
+        """A job that was answered has ended; another job's key may be forgotten before it is."""
+        retention_ms = self.options.retention_for(has_key=self.message.has_key)
+        if finished.same_job or retention_ms < self.options.horizon_ms:
+            self._close()
+
+    def _quarantine(self, poisoned: Poisoned) -> NoReturn:
+        error = Quarantined(self.message.key, poisoned.crashes)
+        self.store.bury(self.shelf, self.message.job, self.message.letter(str(error)))
+        self._event(Event.QUARANTINED, crashes=poisoned.crashes)
+        self._send(lambda: self.message.send_error(error))
+        self._close()
+        raise error
+
+    # --- without the store ----------------------------------------------------------------
+
+    def _without_store(self, error: StoreUnavailable) -> Any:
+        if self.options.when_store_down == "run":
+            self._event(Event.UNGUARDED, error=error)
+            lease = Lease(None, self.message.key, 0, lease_ms=self.options.lease_ms)
+            return self.message.run(lease)
+        if not self.message.can_wait:
+            raise error
+        self._event(Event.DEFERRED, wait=None, error=error)
+        self._publish_or_requeue(outage_wait_ms(self.message.hop, longest_ms=self._longest_ms()))
+        raise Drop
+
+    # --- publishing -----------------------------------------------------------------------
+
+    def _successor(self, wait_ms: int) -> NoReturn:
+        """Leave the job to a successor of this message."""
+        if not self.message.can_wait:
+            raise LeaseLost(self.message.key, self.options.lease_ms / 1_000, 0.0)
+        self._publish_successor(wait_ms)
+        raise Drop
+
+    def _publish_successor(self, wait_ms: int) -> None:
+        self._event(Event.DEFERRED, wait=wait_ms / 1_000)
+        self._publish_or_requeue(wait_ms)
+        try:
+            self.store.advance(
+                self.message.key,
+                job=self.message.job,
+                line=self.line + 1,
+                horizon_ms=self.options.horizon_ms,
+            )
+        except StoreUnavailable as error:  # only older copies are not recognised as such
+            logger.warning("%s: %s", self.message.key, error)
+
+    def _publish_or_requeue(self, wait_ms: int) -> None:
+        try:
+            self.message.defer(wait_ms)
+        except Exception as error:
+            self._requeue("its successor could not be published", error)
+
+    def _send(self, send: Callable[[], None]) -> None:
+        """Send what hangs on the message; a failure gives the delivery back, never ends the job."""
+        patient_until = monotonic() + SEND_PATIENCE
+        pause = 0.5
+        while True:
+            try:
+                return send()
+            except Unsendable:
+                return None
+            except Exception as error:
+                if monotonic() + pause > patient_until or not self.message.can_wait:
+                    self._requeue("what hangs on it could not be sent", error)
+            self.sleep(pause)
+            pause *= 2
+
+    def _requeue(self, why: str, error: Exception) -> NoReturn:
+        logger.error("%s: %s and is given back: %s", self.message.key, why, error)
+        self.sleep(PAUSE_BEFORE_REQUEUE)
+        raise Requeue(why) from error
+
+    def _close(self) -> None:
+        try:
+            self.store.close(
+                self.message.key, job=self.message.job, horizon_ms=self.options.horizon_ms
+            )
+        except StoreUnavailable as error:  # a copy would replay once more
+            logger.warning("%s: %s", self.message.key, error)
+
+
+@contextmanager
+def once(
+    key: str,
+    *,
+    store: Any,
+    lease_seconds: Seconds = 30.0,
+    retention: Seconds = 86_400.0,
+    prefix: str = "",
+) -> Iterator[Lease]:
+    """
+    Run a block at most once for *key*; never waits.
+
+    ``with once("webhook:42", store="redis://localhost") as lease: ...``. The
+    block is done when it ends without an error; what it assigns to
+    ``lease.result`` (JSON) is what later callers get. An error frees the key.
+
+    Args:
+        key: Names what must happen once; any string that is not empty.
+        store: URL of the Redis server, a `redis.Redis`, or a store.
+        lease_seconds: A dead process is taken over after at most this; renewed
+            while the block runs. At least 0.1.
+        retention: How long a finished key answers `AlreadyDone`; 0: not at all.
+        prefix: First part of the record's name, as ``reliable_tasks_prefix``.
+
+    Raises:
+        AlreadyRunning: Another process is in the block, at entry.
+        AlreadyDone: The key is done; ``.result`` is what was stored, at entry.
+        LeaseLost: The lease ran out before the block ended, at exit.
+        StoreUnavailable: The store did not answer.
+        ConfigurationError: An argument cannot work.
+    """
+    records = open_store(store)
+    lease_ms = to_ms("lease_seconds", lease_seconds, least=0.1)
+    retention_ms = to_ms("retention", retention, least=0)
+    name = record_key(prefix, "once", digest(key))
+    job = f"{random.getrandbits(62):x}"
+    terms = {"horizon_ms": max(retention_ms, lease_ms)}
+    asked_at = monotonic()
+    answer = records.claim(
+        name,
+        delivery=job,
+        job=job,
+        line=0,
+        lease_ms=lease_ms,
+        max_crashes=2**31,
+        **terms,
+    )
+    if isinstance(answer, Finished):
+        raise AlreadyDone(key, json.loads(answer.outcome) if answer.outcome else None)
+    if not isinstance(answer, Granted):
+        remaining_ms = answer.remaining_ms if isinstance(answer, Busy) else lease_ms
+        raise AlreadyRunning(key, remaining_ms / 1_000)
+    lease = Lease(
+        records,
+        name,
+        answer.token,
+        lease_ms=lease_ms,
+        max_run_ms=86_400_000,
+        asked_at=asked_at,
+        crashes=answer.crashes,
+        **terms,
+    )
+    keeper.hold(lease)
+    try:
+        yield lease
+    except BaseException:
+        keeper.let_go(lease)
+        _free(records, lease, job, terms["horizon_ms"])
+        raise
+    keeper.let_go(lease)
+    outcome = Outcome(State.DONE, json.dumps(lease.result).encode(), retention_ms)
+    settled = records.settle(name, token=lease.token, job=job, line=0, outcome=outcome, **terms)
+    if isinstance(settled, Stale):
+        raise LeaseLost(key, lease_ms / 1_000, lease_ms / 1_000 - lease.remaining)
+
+
+def _free(records: Store, lease: Lease, job: str, horizon_ms: int) -> None:
+    """Give the key back after an error, which must not be hidden by another."""
+    try:
+        records.settle(
+            lease.key,
+            token=lease.token,
+            job=job,
+            line=0,
+            outcome=Outcome(State.IDLE),
+            horizon_ms=horizon_ms,
+        )
+    except StoreUnavailable as error:
+        logger.warning("%s stays taken until its lease ends: %s", lease.key, error)

@@ -1,0 +1,139 @@
+"""What the guard publishes: successors of a message, and what hangs on one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from celery.canvas import maybe_signature
+from celery.utils import uuid
+from kombu.exceptions import EncodeError
+
+from reliable_tasks.core.header import NAME, Header
+from reliable_tasks.guard import Unsendable
+
+__all__ = ("freeze", "publish_successor", "send_attached", "send_failure")
+
+
+def publish_successor(task: Any, request: Any, header: Header, wait_ms: int) -> None:
+    """
+    Publish the same message again, one hop on, to be run in *wait_ms*.
+
+    Args:
+        task: The message's task.
+        request: Its `celery.app.task.Context`.
+        header: The message's own header, or one made for it.
+        wait_ms: Milliseconds; whole seconds where the queue takes no less.
+    """
+    successor = task.signature_from_request(
+        request,
+        countdown=_countdown(task.app, request, wait_ms),
+        retries=request.retries,
+        headers={**(request.headers or {}), NAME: header.next_hop().encode()},
+        add_to_parent=False,
+    )
+    successor.apply_async()
+
+
+def _countdown(app: Any, request: Any, wait_ms: int) -> float:
+    """Return seconds; native delayed delivery of RabbitMQ takes whole ones, and not 0."""
+    routing_key = (request.delivery_info or {}).get("routing_key")
+    queue = app.amqp.queues.get(routing_key) if routing_key in app.amqp.queues else None
+    arguments = getattr(queue, "queue_arguments", None) or {}
+    if arguments.get("x-queue-type") == "quorum":
+        return max(1, math.ceil(wait_ms / 1_000))
+    return wait_ms / 1_000
+
+
+def send_attached(task: Any, request: Any, value: Any, *, store_result: bool) -> None:
+    """
+    Send what a message carries for success, then take it off the message.
+
+    Callbacks first, then the next link of its chain, then the result, which
+    counts it in its chord: as Celery's tracer does, but before the delivery is
+    settled with the broker, and so that it can be done again.
+
+    Args:
+        task: The message's task.
+        request: Its context, which Celery's tracer looks at again afterwards.
+        value: What the body returned.
+        store_result: Whether the result backend keeps it.
+
+    Raises:
+        Unsendable: The result has no serialized form; trying again is of no use.
+    """
+    try:
+        _send_callbacks(task, request, value)
+        task.backend.mark_as_done(request.id, value, request, store_result)
+    except EncodeError as error:
+        raise Unsendable(str(error)) from error
+    request.callbacks = request.chain = request.chord = None
+
+
+def _send_callbacks(task: Any, request: Any, value: Any) -> None:
+    inherits = task.app.conf.task_inherit_parent_priority
+    family = {
+        "parent_id": request.id,
+        "root_id": request.root_id or request.id,
+        "priority": (request.delivery_info or {}).get("priority") if inherits else None,
+    }
+    for callback in request.callbacks or ():
+        maybe_signature(callback, app=task.app).apply_async((value,), **family)
+    if request.chain:
+        link = maybe_signature(request.chain[-1], app=task.app)
+        link.apply_async((value,), chain=request.chain[:-1], **family)
+
+
+def send_failure(task: Any, request: Any, error: BaseException, *, store_result: bool) -> None:
+    """Record a failure and send what hangs on it, then take that off the message."""
+    task.backend.mark_as_failure(
+        request.id, error, traceback=None, request=request, store_result=store_result
+    )
+    request.errbacks = request.chain = request.chord = None
+
+
+def freeze(links: Any) -> Any:
+    """
+    Give every task in *links* an id, so that sending it twice can be recognised downstream.
+
+    Args:
+        links: What `Task.apply_async` takes as link or link_error: nothing, one
+            signature, or several. Returned as copies.
+    """
+    if not links:
+        return links
+    if isinstance(links, Mapping):
+        return _frozen(links)
+    return [_frozen(link) for link in links]
+
+
+def _frozen(link: Mapping[str, Any]) -> Any:
+    signature: Any = maybe_signature(link, clone=True)
+    _give_ids(signature, uuid)
+    return signature
+
+
+def _give_ids(signature: Any, new_id: Callable[[], str]) -> None:
+    options = signature.setdefault("options", {})
+    if options.get("task_id") is None:
+        options["task_id"] = new_id()
+    for part in _parts(signature):
+        _give_ids(part, new_id)
+
+
+def _parts(signature: Any) -> Iterable[Any]:
+    """Yield the tasks inside a group, chain or chord."""
+    kwargs = signature.get("kwargs") or {}
+    if signature.get("subtask_type") in ("group", "chain"):
+        yield from kwargs.get("tasks") or ()
+    elif signature.get("subtask_type") == "chord":
+        yield from _header_tasks(kwargs.get("header"))
+        if kwargs.get("body") is not None:
+            yield kwargs["body"]
+
+
+def _header_tasks(header: Any) -> Iterable[Any]:
+    if header is None:
+        return ()
+    return _parts(header) if isinstance(header, Mapping) else header

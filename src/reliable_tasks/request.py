@@ -1,0 +1,71 @@
+"""The worker's main process: its word that a job is over, or that its process is ending."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from typing import Any
+
+from celery.app.task import Context  # type: ignore[attr-defined]
+from celery.worker import state
+from celery.worker.request import Request
+
+from reliable_tasks.core.store import Store
+from reliable_tasks.errors import ReliableTasksError
+from reliable_tasks.task import IdempotentTask
+
+__all__ = ("GuardedRequest", "drain_active")
+
+logger = logging.getLogger("reliable_tasks")
+
+
+class GuardedRequest(Request):
+    """A request whose job is also ended in the store when the main process ends it."""
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
+        """End the job at its hard time limit, unless its message goes back to the queue."""
+        if not soft and self.task.acks_on_timeout:
+            self._end(killed=True)
+        super().on_timeout(soft, timeout)
+
+    def _announce_revoked(
+        self, reason: str, terminated: bool, signum: Any, expired: bool  # noqa: FBT001
+    ) -> None:
+        self._end(killed=terminated)
+        super()._announce_revoked(reason, terminated, signum, expired)
+
+    def _success_was_stored(self) -> bool:
+        """Never take a stored success for the end: what hangs on the message may be unsent."""
+        return False
+
+    def _end(self, *, killed: bool) -> None:
+        task = self.task
+        try:
+            key = key_of_request(self)
+            task.records.end(
+                key, job=self.id, killed=killed, horizon_ms=task.guard_options.horizon_ms
+            )
+        except (ReliableTasksError, TypeError) as error:
+            logger.warning("%s[%s]: its end was not recorded: %s", self.name, self.id, error)
+
+
+def key_of_request(request: Any) -> str:
+    """Return the record key of a request in the main process."""
+    context = Context(request.request_dict)
+    return str(request.task.identity_of(context, request.args, request.kwargs).key)
+
+
+def drain_active(**_: Any) -> None:
+    """Say of every job that runs here that its process is shutting down."""
+    jobs: dict[Store, list[tuple[str, str]]] = defaultdict(list)
+    for request in list(state.active_requests):
+        if isinstance(request.task, IdempotentTask):
+            try:
+                jobs[request.task.records].append((key_of_request(request), request.id))
+            except (ReliableTasksError, TypeError) as error:
+                logger.warning("%s[%s]: %s", request.name, request.id, error)
+    for store, each in jobs.items():
+        try:
+            store.drain(each)
+        except ReliableTasksError as error:
+            logger.warning("a shutdown could not be announced to the store: %s", error)

@@ -1,0 +1,36 @@
+"""
+What happened, for whoever wants to know: signals in Celery's own form.
+
+Connect as to Celery's: ``@task_replayed.connect``. The sender is the task. Each
+signal has one structured log line beside it, whose fields are also in the log
+record's ``data``. A receiver that raises is logged and changes nothing.
+"""
+
+from __future__ import annotations
+
+from celery.utils.dispatch import Signal
+
+__all__ = (
+    "lease_lost",
+    "task_deduplicated",
+    "task_deferred",
+    "task_quarantined",
+    "task_replayed",
+)
+
+_COMMON = {"task_id", "key"}
+
+task_replayed = Signal(name="task_replayed", providing_args=_COMMON | {"state", "same_job"})
+"""A duplicate was answered with the stored outcome: *state* ``done`` or ``failed``."""
+
+task_deferred = Signal(name="task_deferred", providing_args=_COMMON | {"wait", "error"})
+"""A message waits for its turn for *wait* seconds, or because of *error*: a store that is down."""
+
+task_deduplicated = Signal(name="task_deduplicated", providing_args=_COMMON | {"reason"})
+"""A copy was acknowledged unrun: ``closed``, ``older``, ``overtaken``, ``running``, ``done``."""
+
+lease_lost = Signal(name="lease_lost", providing_args=_COMMON | {"token"})
+"""An execution learned that its token is no longer current."""
+
+task_quarantined = Signal(name="task_quarantined", providing_args=_COMMON | {"crashes"})
+"""A job ended its process too often; its message is among the dead letters."""

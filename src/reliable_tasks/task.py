@@ -1,0 +1,458 @@
+"""`IdempotentTask`: from Celery's calls to the guard and back."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from time import sleep
+from typing import Any, ClassVar
+
+from celery import Task
+from celery.app.task import get_actual_ignore_result  # type: ignore[attr-defined]
+from celery.canvas import _chain
+from celery.exceptions import Ignore, Reject
+from celery.utils import uuid
+
+from reliable_tasks.core.durations import Seconds
+from reliable_tasks.core.header import NAME, Header
+from reliable_tasks.core.keys import (
+    check_names,
+    key_of,
+    message_key,
+    payload_digest,
+    record_key,
+)
+from reliable_tasks.core.records import line_of
+from reliable_tasks.core.settings import DEFAULTS, Options, read
+from reliable_tasks.core.store import Store
+from reliable_tasks.deadletter import shelf_name
+from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity
+from reliable_tasks.errors import ConfigurationError, StoreUnavailable
+from reliable_tasks.events import tell
+from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE, Drop, Guard, Requeue
+from reliable_tasks.leases import Lease
+from reliable_tasks.publish import freeze
+from reliable_tasks.shield import SoftLimitShield
+from reliable_tasks.storage import Place, place_of, prefix_of
+from reliable_tasks.stores.memory import MemoryStore
+
+__all__ = ("IdempotentTask",)
+
+logger = logging.getLogger("reliable_tasks")
+
+eager_store = MemoryStore()
+"""Records of `.apply()` and of eager mode, for as long as the process lives."""
+
+WORKER_STEP = "reliable_tasks.worker:WorkerStep"
+
+
+class IdempotentTask(Task):
+    """
+    A task that takes effect once, however often its message is delivered.
+
+    Use it as a base: ``@app.task(base=IdempotentTask)``. Every option below may
+    be given to the decorator, set on a subclass, or set for the whole app as
+    ``reliable_tasks_<option>``. Durations are seconds or a `timedelta`.
+
+    Attributes:
+        idempotency_key: What makes two calls the same job: names of arguments,
+            or a callable that gets the call's arguments. None: each message is
+            a job of its own.
+        same_payload: Names of arguments that must agree between jobs of one key.
+        lease_seconds: A dead execution is taken over after at most this. 30.
+        max_run: One execution is renewed no longer than this; by default the
+            hard time limit and a margin, else 24 h.
+        retention: How long other jobs of the key get the stored outcome; 24 h
+            with a key, the horizon without.
+        redelivery_horizon: How long a copy of a message may still turn up. 6 h.
+        when_running: ``"defer"`` or ``"skip"``: what another job of the key gets.
+        when_done: ``"replay"`` or ``"skip"``: what another job of the key gets.
+        when_failed: ``"release"``: another job may run; ``"remember"``: it gets
+            the same error.
+        max_crashes: Deaths before quarantine. 3.
+        max_result_bytes: A larger result is recorded without its value. 64 KiB.
+        when_store_down: ``"retry"`` later, or ``"run"`` unguarded and say so.
+        store_url: Where records live; by default the broker or the result
+            backend, if one is Redis.
+        store: A redis-py client or a store, instead of a URL.
+
+    Raises:
+        ConfigurationError: At declaration, if the options cannot work.
+    """
+
+    abstract = True
+    acks_late = True
+    reject_on_worker_lost = True
+    retry_on_worker_lost = False
+    Request = "reliable_tasks.request:GuardedRequest"
+
+    idempotency_key: ClassVar[tuple[str, ...] | Callable[..., Any] | None] = None
+    same_payload: ClassVar[tuple[str, ...] | None] = None
+    lease_seconds: ClassVar[Seconds | None] = None
+    max_run: ClassVar[Seconds | None] = None
+    retention: ClassVar[Seconds | None] = None
+    redelivery_horizon: ClassVar[Seconds | None] = None
+    when_running: ClassVar[str | None] = None
+    when_done: ClassVar[str | None] = None
+    when_failed: ClassVar[str | None] = None
+    max_crashes: ClassVar[int | None] = None
+    max_result_bytes: ClassVar[int | None] = None
+    when_store_down: ClassVar[str | None] = None
+    store_url: ClassVar[str | None] = None
+    store: ClassVar[Any] = None
+
+    # --- declaration ----------------------------------------------------------------------
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        options = read(_declared(cls))
+        run = inspect.getattr_static(cls, "run")
+        if run is not inspect.getattr_static(Task, "run"):
+            _check_names(options, _signature_of(run))
+        _check_acknowledgement(cls)
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Check what the app's settings and annotations have added."""
+        super().on_bound(app)
+        _check_acknowledgement(cls)
+        app.steps["worker"].add(WORKER_STEP)
+
+    @cached_property
+    def guard(self) -> Guard:
+        """The guard of this task's deliveries in a worker."""
+        return Guard(lambda: self.records, self.guard_options, shelf=self.shelf, tell=tell)
+
+    @cached_property
+    def eager_guard(self) -> Guard:
+        """The guard of this task's calls in this process."""
+        return Guard(lambda: eager_store, self.guard_options, shelf=self.shelf, tell=tell)
+
+    @cached_property
+    def guard_options(self) -> Options:
+        """The options in force, from the declaration and the app's settings."""
+        conf = self.app.conf
+        declared = _declared(type(self))
+        for name in DEFAULTS:
+            if declared[name] is None:
+                declared[name] = conf.get(f"reliable_tasks_{name}")
+        options = read(declared)
+        _check_names(options, self.call_signature)
+        return options
+
+    @cached_property
+    def call_signature(self) -> inspect.Signature:
+        """How the task is called, without ``self``."""
+        return _signature_of(inspect.getattr_static(type(self), "run"))
+
+    @cached_property
+    def place(self) -> Place:
+        """Where the task's records live."""
+        return place_of(self.app.conf, url=self.store_url, store=self.store)
+
+    @cached_property
+    def store_id(self) -> str:
+        """Short name of that place, as messages carry it."""
+        return self.place.store_id
+
+    @cached_property
+    def records(self) -> Store:
+        """The store of the task's records."""
+        return self.place.open()
+
+    @cached_property
+    def record_prefix(self) -> str:
+        """First part of the records' names."""
+        return prefix_of(self.app.conf)
+
+    @cached_property
+    def shelf(self) -> str:
+        """Name of the dead-letter shelf."""
+        return shelf_name(self.record_prefix)
+
+    # --- identity -------------------------------------------------------------------------
+
+    def identity_of(self, request: Any, args: Any, kwargs: Any) -> Identity:
+        """
+        Return which job a delivery belongs to, from its header or else from its arguments.
+
+        Args:
+            request: The delivery's `celery.app.task.Context`.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
+        headers = request.headers
+        header = Header.parse(headers.get(NAME), request.id) if headers else None
+        if header is None or (header.key_digest is None and self.guard_options.idempotency_key):
+            made = self._header_of(args, kwargs, request.id, None)
+            header = made if header is None else Header(
+                request.id, made.key_digest, made.payload_digest, header.hop, header.store_id
+            )  # fmt: skip
+        if header.key_digest is None:
+            key = message_key(self.record_prefix, self.name, request.id)
+        else:
+            key = record_key(self.record_prefix, self.name, header.key_digest)
+        return Identity(key, header)
+
+    def _header_of(
+        self, args: Any, kwargs: Any, task_id: str, idempotency_key: str | None
+    ) -> Header:
+        """Make the header of a new message."""
+        options = self.guard_options
+        spec = options.idempotency_key if idempotency_key is None else idempotency_key
+        if spec is None:
+            return Header(task_id)
+        args, kwargs = args or (), kwargs or {}
+        signature = self.call_signature
+        names = options.same_payload
+        payload = None
+        if names is not None or idempotency_key is not None:
+            payload = payload_digest(names, signature, args, kwargs)
+        return Header(task_id, key_of(spec, signature, args, kwargs), payload)
+
+    # --- publishing -----------------------------------------------------------------------
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """
+        Publish a message, as `celery.app.task.Task.apply_async` does.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            task_id: The job's id; random if left out.
+            producer: A kombu producer.
+            link: Signatures to call after success.
+            link_error: Signatures to call after failure.
+            shadow: Name for logs.
+            idempotency_key: What makes this call the same job as others, instead
+                of the declared arguments.
+            headers: Headers for the message.
+            options: What else Celery takes.
+
+        Raises:
+            UnserializableArguments: A key cannot be made of the arguments.
+            ConfigurationError: No store can be found in the settings.
+        """
+        task_id = task_id or uuid()
+        return super().apply_async(
+            args,
+            kwargs,
+            task_id=task_id,
+            producer=producer,
+            link=freeze(link),
+            link_error=freeze(link_error),
+            shadow=shadow,
+            headers=self._stamped(args, kwargs, task_id, idempotency_key, headers, options),
+            **options,
+        )
+
+    def apply(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        *positional: Any,
+        task_id: str | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run the task here and now, under the whole protocol on the process's memory store."""
+        task_id = task_id or uuid()
+        stamped = self._stamped(args, kwargs, task_id, idempotency_key, headers, {}, eager=True)
+        return super().apply(
+            args, kwargs, *positional, task_id=task_id, headers=stamped, **options
+        )
+
+    def _stamped(
+        self,
+        args: Any,
+        kwargs: Any,
+        task_id: str,
+        idempotency_key: str | None,
+        headers: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        *,
+        eager: bool = False,
+    ) -> dict[str, Any]:
+        """Return *headers* with this message's own header among them."""
+        header = Header.parse((headers or {}).get(NAME), task_id)
+        if header is None:
+            args, kwargs = self._as_sent(args, kwargs, options)
+            header = self._header_of(args, kwargs, task_id, idempotency_key)
+            store_id = None if eager or self.app.conf.task_always_eager else self.store_id
+            header = Header(task_id, header.key_digest, header.payload_digest, 0, store_id)
+        elif options.get("retries", 0) > self.request.retries:
+            header = Header(
+                task_id, header.key_digest, header.payload_digest, 0, header.store_id
+            )
+        return {**(headers or {}), NAME: header.encode()}
+
+    def _as_sent(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return the arguments as they will stand in the message: pydantic models dumped."""
+        dump = getattr(self, "_dump_pydantic_arguments", None)
+        if dump is None or options.get("serializer") == "pickle":
+            return args, kwargs
+        dumped: tuple[Any, Any] = dump(args, kwargs)
+        return dumped
+
+    # --- running --------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request = self.request_stack.top
+        if request is None or request.called_directly:
+            return super().__call__(*args, **kwargs)
+        if SLOT in request.__dict__:  # the body calls its own task: one execution
+            return self._body(*args, **kwargs)
+        shield = SoftLimitShield.of(self, request)
+        with shield:
+            delivery = Delivery(self, request, args, kwargs, shield)
+            guard = self.eager_guard if request.is_eager else self.guard
+            try:
+                return guard.execute(delivery)
+            except Drop:
+                raise Ignore from None
+            except Requeue as error:
+                raise Reject(error, requeue=True) from error
+
+    @cached_property
+    def _body(self) -> Callable[..., Any]:
+        """The next `__call__` after this class's, or the body itself where that is Celery's."""
+        mro = type(self).__mro__
+        for cls in mro[mro.index(IdempotentTask) + 1 :]:
+            if "__call__" in vars(cls):
+                break
+        if cls is Task:
+            return lambda *args, **kwargs: self.run(*args, **kwargs)
+        return super().__call__  # type: ignore[no-any-return]
+
+    @property
+    def lease(self) -> Lease:
+        """
+        The lease of the execution that asks; a local one, never lost, in a direct call.
+
+        ``token``, ``key``, ``attempt``, ``crashes``, ``remaining``, ``lost`` and ``check()``.
+        """
+        request = self.request
+        execution = request.__dict__.get(SLOT)
+        if execution is None:
+            lease = Lease(None, f"direct:{self.name}", 1, lease_ms=self.guard_options.lease_ms)
+            execution = request.__dict__[SLOT] = Execution(lease)
+        return execution.lease  # type: ignore[no-any-return]
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: BaseException | None = None,
+        throw: bool = True,  # noqa: FBT001, FBT002 - Celery's signature
+        **options: Any,
+    ) -> Any:
+        """
+        Publish the task again for later, as `celery.app.task.Task.retry` does.
+
+        A retry that cannot be published gives the delivery back to the broker instead of
+        ending the job. Once it is published, the job goes on there, whatever the body does next.
+        """
+        execution = self._execution
+        try:
+            retry = super().retry(args, kwargs, exc, throw=False, **options)
+        except Reject as rejected:
+            if execution is None:
+                raise
+            logger.error("%s: the retry could not be published: %s", self.name, rejected.reason)
+            sleep(PAUSE_BEFORE_REQUEUE)
+            raise Reject(rejected.reason, requeue=True) from rejected
+        if execution is not None:
+            execution.retry = retry
+        if throw:
+            raise retry
+        return retry
+
+    def on_replace(self, sig: Any) -> Any:
+        """Publish the replacement, one hop on, so that copies of this message are dropped."""
+        execution = self._execution
+        if execution is None or self.request.is_eager:
+            return super().on_replace(sig)
+        delivery = execution.delivery
+        last = sig.tasks[-1] if isinstance(sig, _chain) else sig
+        if last.task == self.name:
+            header = Header(delivery.job, hop=delivery.hop + 1, store_id=self.store_id)
+            last.set(headers={**(last.options.get("headers") or {}), NAME: header.encode()})
+        try:
+            return super().on_replace(sig)
+        except Ignore:
+            self._advance(delivery)
+            raise
+        except Exception as error:
+            logger.error("%s: the replacement could not be published: %s", delivery.key, error)
+            sleep(PAUSE_BEFORE_REQUEUE)
+            raise Reject(error, requeue=True) from error
+
+    def _advance(self, delivery: Delivery) -> None:
+        try:
+            self.records.advance(
+                delivery.key,
+                job=delivery.job,
+                line=line_of(delivery.retries, delivery.hop + 1),
+                horizon_ms=self.guard_options.horizon_ms,
+            )
+        except StoreUnavailable as error:  # a copy would run the replaced body again
+            logger.warning("%s: %s", delivery.key, error)
+
+    @property
+    def _execution(self) -> Execution | None:
+        execution: Execution | None = self.request.__dict__.get(SLOT)
+        return None if execution is None or execution.delivery is None else execution
+
+    @property
+    def keeps_result(self) -> bool:
+        """Whether the result backend keeps the result of the running request."""
+        return not get_actual_ignore_result(self, self.request)
+
+
+def _declared(cls: type) -> dict[str, Any]:
+    values = {name: inspect.getattr_static(cls, name) for name in DEFAULTS}
+    key = values["idempotency_key"]
+    values["idempotency_key"] = key.__func__ if isinstance(key, staticmethod) else key
+    return values
+
+
+def _signature_of(run: Any) -> inspect.Signature:
+    """Return how *run*, as it stands in a class, is called, without ``self``."""
+    if isinstance(run, staticmethod):
+        return inspect.signature(run.__func__)
+    signature = inspect.signature(run)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _check_names(options: Options, signature: inspect.Signature) -> None:
+    if isinstance(options.idempotency_key, tuple):
+        check_names(options.idempotency_key, signature)
+    if options.same_payload is not None:
+        check_names(options.same_payload, signature, option="same_payload")
+
+
+def _check_acknowledgement(cls: type) -> None:
+    for option in ("acks_late", "reject_on_worker_lost"):
+        if getattr(cls, option) is not True:
+            raise ConfigurationError(
+                f"{option}: expected True on an IdempotentTask, got {getattr(cls, option)!r}. "
+                "A message that is acknowledged before its outcome is recorded is lost when the "
+                "worker dies."
+            )
