@@ -228,8 +228,17 @@ def _record(fields: dict[str, bytes], expires_ms: int | None) -> Record:
 
 
 def _fact(packed: str, outcome: bytes | None) -> Fact:
-    line, ended, closed, replays, at_ms = packed.split("|")
-    return Fact(int(line), ended, closed == "1", int(replays), int(at_ms), outcome)
+    line, ended, closed, replays, at_ms, token, delivery = packed.split("|", 6)
+    return Fact(
+        line=int(line),
+        ended=ended,
+        closed=closed == "1",
+        replays=int(replays),
+        at_ms=int(at_ms),
+        outcome=outcome,
+        delivery=delivery,
+        token=int(token),
+    )
 
 
 def _escaped(text: str) -> str:

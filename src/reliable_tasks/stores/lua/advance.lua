@@ -12,7 +12,7 @@ if owner == job then
   if line > tonumber(best or 0) then redis.call("HSET", key, "b", int(line)) end
 else
   local now_ms = math.floor(now() / 1000)
-  local fact = read_fact(job) or { line = 0, ended = "", closed = false, replays = 0 }
+  local fact = read_fact(job) or no_fact()
   fact.line, fact.at = math.max(fact.line, line), now_ms
   write_fact(job, fact)
   prune(now_ms, horizon_ms)

@@ -22,11 +22,13 @@ local function grant()
   local gone = {}
   if state and not same then
     local ended = (state == "D" or state == "F") and state or ""
-    if best > 0 or ended ~= "" then
-      write_fact(owner, { line = best, ended = ended, closed = closed == "1",
-                          replays = tonumber(replays or 0), at = now_ms })
+    local over, shut = ended ~= "", closed == "1"
+    if best > 0 or over or shut then
+      write_fact(owner, { line = best, ended = ended, closed = shut, replays = tonumber(replays or 0),
+                          at = now_ms, token = over and token or "0",
+                          delivery = over and not shut and last or "" })
       local outcome = redis.call("HGET", key, "o")
-      if outcome and closed ~= "1" then redis.call("HSET", key, "o:" .. owner, outcome) end
+      if outcome and not shut then redis.call("HSET", key, "o:" .. owner, outcome) end
     end
     local mine = read_fact(job)
     best = mine and mine.line or 0
@@ -60,16 +62,16 @@ if not string.find("URTIDFQ", state, 1, true) or #state ~= 1 then return { 7 } e
 local fact
 if same then
   fact = { line = tonumber(best or 0), ended = (state == "D" or state == "F") and state or "",
-           closed = closed == "1", replays = tonumber(replays or 0) }
+           closed = closed == "1", replays = tonumber(replays or 0), delivery = last }
 else
-  fact = read_fact(job) or { line = 0, ended = "", closed = false, replays = 0 }
+  fact = read_fact(job) or no_fact()
 end
 local function ended_answer()
   local outcome = redis.call("HGET", key, same and "o" or "o:" .. job)
   return { 3, fact.ended, 1, fact.replays, outcome }
 end
-if last == delivery then
-  if state == "R" then return { 1, tonumber(token), crashes } end
+if fact.delivery == delivery then
+  if state == "R" and same then return { 1, tonumber(token), crashes } end
   if fact.ended ~= "" then return ended_answer() end
   return { 4, "repeated" }
 end
@@ -81,8 +83,8 @@ if fact.ended ~= "" then
   if same then
     redis.call("HSET", key, "n", fact.replays, "d", delivery)
   else
+    fact.delivery = delivery
     write_fact(job, fact)
-    redis.call("HSET", key, "d", delivery)
   end
   return ended_answer()
 end

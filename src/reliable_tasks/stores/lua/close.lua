@@ -8,7 +8,7 @@ if owner == job then
   redis.call("HSET", key, "z", "1")
 else
   local now_ms = math.floor(now() / 1000)
-  local fact = read_fact(job) or { line = 0, ended = "", replays = 0 }
+  local fact = read_fact(job) or no_fact()
   fact.closed, fact.at = true, now_ms
   write_fact(job, fact)
   prune(now_ms, tonumber(ARGV[2]))

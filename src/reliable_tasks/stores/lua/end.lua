@@ -7,7 +7,7 @@ local now_us = now()
 local now_ms = math.floor(now_us / 1000)
 local state, owner, token, till = unpack(redis.call("HMGET", key, "s", "j", "t", "u"))
 if state and owner ~= job then
-  local fact = read_fact(job) or { line = 0, ended = "", replays = 0 }
+  local fact = read_fact(job) or no_fact()
   if fact.ended == "" then
     fact.ended, fact.closed, fact.at = "F", true, now_ms
     write_fact(job, fact)
@@ -17,7 +17,8 @@ if state and owner ~= job then
   return 1
 end
 local live = state == "R" and now_ms < tonumber(till) and ARGV[2] == "0"
-if live or state == "D" or state == "F" or state == "Q" then return 1 end
+local open = not state or (#state == 1 and string.find("URTI", state, 1, true))
+if live or not open then return 1 end
 redis.call("HSET", key, "s", "F", "j", job, "z", "1", "u", int(now_ms),
   "t", int(math.max(tonumber(token or 0) + 1, now_us)))
 redis.call("HDEL", key, "o", "x", "g")

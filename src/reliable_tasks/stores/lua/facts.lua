@@ -1,6 +1,7 @@
 -- facts: what other scripts share; put in front of each script that names it.
 -- A record's own fields describe the job that held the key last. Another job's fact is
--- f:<job> = "line|ended|closed|replays|at_ms", and o:<job> its outcome; q counts the facts.
+-- f:<job> = "line|ended|closed|replays|at_ms|token|delivery", and o:<job> its outcome; token and
+-- delivery say who ended the job and who was replayed last. q counts the facts.
 local key = KEYS[1]
 local MAX_FACTS, PRUNED_AT_ONCE = 64, 8
 
@@ -11,12 +12,17 @@ local function now()
   return t[1] * 1000000 + t[2]
 end
 
+local function no_fact()
+  return { line = 0, ended = "", closed = false, replays = 0, token = "0", delivery = "" }
+end
+
 local function read_fact(job)
   local packed = redis.call("HGET", key, "f:" .. job)
   if not packed then return nil end
-  local line, ended, closed, replays, at = string.match(packed, "^(%d+)|(%a?)|(%d)|(%d+)|(%d+)$")
-  return { line = tonumber(line), ended = ended, closed = closed == "1",
-           replays = tonumber(replays), at = tonumber(at) }
+  local line, ended, closed, replays, at, token, delivery =
+    string.match(packed, "^(%d+)|(%a?)|(%d)|(%d+)|(%d+)|(%d+)|(.*)$")
+  return { line = tonumber(line), ended = ended, closed = closed == "1", replays = tonumber(replays),
+           at = tonumber(at), token = token, delivery = delivery }
 end
 
 local function prune(now_ms, horizon_ms)
@@ -43,8 +49,9 @@ local function prune(now_ms, horizon_ms)
 end
 
 local function write_fact(job, fact)
-  local is_new = redis.call("HSET", key, "f:" .. job, string.format("%.0f|%s|%d|%d|%.0f",
-    fact.line, fact.ended, fact.closed and 1 or 0, fact.replays, fact.at))
+  local is_new = redis.call("HSET", key, "f:" .. job, string.format("%.0f|%s|%d|%d|%.0f|",
+    fact.line, fact.ended, fact.closed and 1 or 0, fact.replays, fact.at)
+    .. fact.token .. "|" .. fact.delivery)
   if is_new == 1 then redis.call("HINCRBY", key, "q", 1) end
 end
 

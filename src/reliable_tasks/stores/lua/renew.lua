@@ -1,6 +1,6 @@
 -- renew: lengthen leases that are still ours; in one step for all the keys given.
 -- KEYS[i] a record   ARGV[1] lease, ms  [2] horizon, ms  [2 + i] the token of KEYS[i]
--- Returns one digit per key: 1 lengthened, 0 no longer ours. A token that was suspected dead
+-- Returns one digit per key: 1 lengthened, 0 no longer ours. A token that was overtaken
 -- takes its crash off the record's list by asking. Repeating it is harmless.
 local t = redis.call("TIME")
 local lease_ms, horizon_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -14,7 +14,7 @@ for i, key in ipairs(KEYS) do
   if ours then
     redis.call("HSET", key, "u", till)
     redis.call("PEXPIRE", key, kept_ms)
-  elseif held[3] and held[1] ~= "Q" then
+  elseif held[3] and held[1] ~= "Q" and held[2] ~= token then
     local others = {}
     for each in string.gmatch(held[3], "%d+") do
       if each ~= token then others[#others + 1] = each end

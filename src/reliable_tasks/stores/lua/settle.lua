@@ -9,7 +9,7 @@ local held, current, suspects, drained, best, ran =
 
 if held and (current ~= token or held ~= "R") then
   if current == token and held == state then return 1 end
-  if suspects and held ~= "Q" then
+  if suspects and held ~= "Q" and current ~= token then
     local others = {}
     for each in string.gmatch(suspects, "%d+") do
       if each ~= token then others[#others + 1] = each end
@@ -20,13 +20,16 @@ if held and (current ~= token or held ~= "R") then
       redis.call("HSET", key, "x", table.concat(others, ","))
     end
   end
-  local closed, line
+  local closed, line, ended, by
   if redis.call("HGET", key, "j") == ARGV[6] then
     closed, line = redis.call("HGET", key, "z"), best
   else
     local packed = redis.call("HGET", key, "f:" .. ARGV[6])
-    if packed then line, closed = string.match(packed, "^(%d+)|%a?|(%d)") end
+    if packed then
+      line, ended, closed, by = string.match(packed, "^(%d+)|(%a?)|(%d)|%d+|%d+|(%d+)|")
+    end
   end
+  if by == token and ended == state then return 1 end -- another job came in between
   if closed == "1" or tonumber(ARGV[7]) < tonumber(line or 0) then return 3 end
   return 2
 end
