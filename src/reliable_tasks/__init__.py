@@ -14,8 +14,8 @@ from reliable_tasks.errors import (
     StoreUnavailable,
     UnserializableArguments,
 )
-from reliable_tasks.guard import once
 from reliable_tasks.leases import Lease
+from reliable_tasks.once import once
 from reliable_tasks.setup import setup
 from reliable_tasks.signals import (
     lease_lost,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from celery.app.task import get_actual_ignore_result  # type: ignore[attr-defined]
+from celery.app.task import get_actual_ignore_result
 from celery.exceptions import Ignore, Reject, Retry
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps, loads, registry

@@ -2,7 +2,7 @@
 Every error of the library, in one tree.
 
     ReliableTasksError
-    ├── ConfigurationError       an option set that cannot work; change the declaration or the settings
+    ├── ConfigurationError       options that cannot work; change the declaration or the settings
     ├── UnserializableArguments  arguments that no key can be made of; pass an id instead
     ├── IdempotencyKeyReused     one key, two different payloads; mend the caller
     ├── AlreadyRunning           `once`: another execution holds the lease; try later

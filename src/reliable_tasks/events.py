@@ -6,8 +6,7 @@ import logging
 from typing import Any
 
 from reliable_tasks import signals
-from reliable_tasks.delivery import Delivery
-from reliable_tasks.guard import Event
+from reliable_tasks.message import Event, Message
 
 __all__ = ("tell",)
 
@@ -23,10 +22,10 @@ _EVENTS = {
 }
 
 
-def tell(event: str, delivery: Delivery, details: dict[str, Any]) -> None:
+def tell(event: str, delivery: Message, details: dict[str, Any]) -> None:
     """Write one structured log line, then send the signal."""
     level, words, signal = _EVENTS[event]
-    task = delivery.task
+    task: Any = delivery.task  # type: ignore[attr-defined]
     if signal is signals.task_deferred:
         details.setdefault("error", None)
     if logger.isEnabledFor(level):

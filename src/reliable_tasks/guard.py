@@ -1,5 +1,5 @@
 """
-One guarded execution: claim, run, settle; and `once`, its face outside Celery.
+One guarded execution: claim, run, settle.
 
 The guard knows the protocol and nothing of Celery. It asks the store, and acts
 through a `Message`: the one delivery in its hands. It ends in one of four ways:
@@ -9,18 +9,15 @@ a value, an error of the task, `Drop` (acknowledge, nothing more to do here), or
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
-from reliable_tasks.core.durations import Seconds, outage_wait_ms, to_ms, turn_wait_ms
-from reliable_tasks.core.keys import digest, record_key
+from reliable_tasks.core.durations import outage_wait_ms, turn_wait_ms
 from reliable_tasks.core.records import (
     Answer,
     Busy,
@@ -38,7 +35,6 @@ from reliable_tasks.core.records import (
 from reliable_tasks.core.settings import Options
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import (
-    AlreadyDone,
     AlreadyRunning,
     IdempotencyKeyReused,
     LeaseLost,
@@ -47,113 +43,14 @@ from reliable_tasks.errors import (
     StoreUnavailable,
 )
 from reliable_tasks.leases import Lease, keeper
-from reliable_tasks.stores.opening import open_store
+from reliable_tasks.message import Drop, Event, Listener, Message, Requeue, Unsendable
 
-__all__ = ("Drop", "Event", "Guard", "Message", "Requeue", "Unsendable", "once")
+__all__ = ("Guard",)
 
 logger = logging.getLogger("reliable_tasks")
 
 SEND_PATIENCE = 15.0  # seconds of trying again in place before a delivery goes back
 PAUSE_BEFORE_REQUEUE = 1.0  # seconds; a broker that is down must not be hammered
-CHECK_AGAIN = "chord member"
-
-
-class Drop(Exception):
-    """This delivery is over: acknowledge it without a result."""
-
-
-class Requeue(Exception):
-    """Nothing could be done with this delivery: give it back to the broker."""
-
-
-class Unsendable(Exception):
-    """What hangs on the message can never be sent as it is; Celery reports it as a failure."""
-
-
-class Event:
-    """Names of what a guard tells its listener."""
-
-    REPLAYED = "replayed"
-    DEFERRED = "deferred"
-    DEDUPLICATED = "deduplicated"
-    LEASE_LOST = "lease_lost"
-    QUARANTINED = "quarantined"
-    UNGUARDED = "unguarded"
-
-
-class Message(Protocol):
-    """One delivery, as the guard needs it."""
-
-    key: str
-    job: str
-    payload: str
-    retries: int
-    hop: int
-    has_key: bool
-    """Whether other jobs can share the key."""
-    can_wait: bool
-    """Whether there is a queue to wait in; False in eager mode."""
-    carries: bool
-    """Whether anything is to be sent after success: callbacks, the next link, a chord's count."""
-    carries_errors: bool
-    """Whether anything is to be sent after failure: errbacks, a chord's error, a chain's."""
-    flows: bool
-    """Whether anything waits for this message, so that it must never be skipped."""
-    second_look_ms: int | None
-    """For a chord member: when to look again whether its completer died; else None."""
-    longest_wait_ms: int | None
-    """How long the broker safely holds a delayed message."""
-
-    def run(self, lease: Lease) -> Any:
-        """Run the body."""
-        ...
-
-    def outcome_of(self, error: BaseException | None) -> Outcome | None:
-        """Say what an error means; None: the job failed (or, without an error, is done)."""
-        ...
-
-    def ending(self, error: BaseException | None) -> BaseException | None:
-        """Return the error with which an execution that has not ended its job is left."""
-        ...
-
-    def defer(self, wait_ms: int) -> None:
-        """Publish a successor of this message, one hop on."""
-        ...
-
-    def send(self, value: Any) -> None:
-        """Send what hangs on the message after success, and take it off the message."""
-        ...
-
-    def send_error(self, error: BaseException) -> None:
-        """Send what hangs on the message after failure, and take it off the message."""
-        ...
-
-    def dump(self, value: Any) -> bytes | None:
-        """Return the stored form of a result, None if it has none."""
-        ...
-
-    def load(self, data: bytes) -> Any:
-        """Undo `dump`."""
-        ...
-
-    def dump_error(self, error: BaseException) -> bytes | None:
-        """Return the stored form of an error, None if it has none."""
-        ...
-
-    def load_error(self, data: bytes) -> BaseException:
-        """Undo `dump_error`."""
-        ...
-
-    def letter(self, reason: str) -> bytes:
-        """Return the whole message, to be kept."""
-        ...
-
-    def max_run_ms(self) -> int:
-        """Return when renewal of this execution ends."""
-        ...
-
-
-Listener = Callable[[str, Message, dict[str, Any]], None]
 
 
 class Guard:
@@ -380,7 +277,7 @@ class _Execution:
             self._quarantine(answer)
         if isinstance(answer, Reused):
             raise IdempotencyKeyReused(self.message.key)
-        self._wait_for_turn(Busy(self.options.lease_ms, same_job=False), may_skip=False)
+        return self._wait_for_turn(Busy(self.options.lease_ms, same_job=False), may_skip=False)
 
     def _wait_for_turn(self, busy: Busy, *, may_skip: bool = True) -> NoReturn:
         skips = self.options.when_running == "skip" and may_skip
@@ -514,94 +411,3 @@ class _Execution:
             )
         except StoreUnavailable as error:  # a copy would replay once more
             logger.warning("%s: %s", self.message.key, error)
-
-
-@contextmanager
-def once(
-    key: str,
-    *,
-    store: Any,
-    lease_seconds: Seconds = 30.0,
-    retention: Seconds = 86_400.0,
-    prefix: str = "",
-) -> Iterator[Lease]:
-    """
-    Run a block at most once for *key*; never waits.
-
-    ``with once("webhook:42", store="redis://localhost") as lease: ...``. The
-    block is done when it ends without an error; what it assigns to
-    ``lease.result`` (JSON) is what later callers get. An error frees the key.
-
-    Args:
-        key: Names what must happen once; any string that is not empty.
-        store: URL of the Redis server, a `redis.Redis`, or a store.
-        lease_seconds: A dead process is taken over after at most this; renewed
-            while the block runs. At least 0.1.
-        retention: How long a finished key answers `AlreadyDone`; 0: not at all.
-        prefix: First part of the record's name, as ``reliable_tasks_prefix``.
-
-    Raises:
-        AlreadyRunning: Another process is in the block, at entry.
-        AlreadyDone: The key is done; ``.result`` is what was stored, at entry.
-        LeaseLost: The lease ran out before the block ended, at exit.
-        StoreUnavailable: The store did not answer.
-        ConfigurationError: An argument cannot work.
-    """
-    records = open_store(store)
-    lease_ms = to_ms("lease_seconds", lease_seconds, least=0.1)
-    retention_ms = to_ms("retention", retention, least=0)
-    name = record_key(prefix, "once", digest(key))
-    job = f"{random.getrandbits(62):x}"
-    terms = {"horizon_ms": max(retention_ms, lease_ms)}
-    asked_at = monotonic()
-    answer = records.claim(
-        name,
-        delivery=job,
-        job=job,
-        line=0,
-        lease_ms=lease_ms,
-        max_crashes=2**31,
-        **terms,
-    )
-    if isinstance(answer, Finished):
-        raise AlreadyDone(key, json.loads(answer.outcome) if answer.outcome else None)
-    if not isinstance(answer, Granted):
-        remaining_ms = answer.remaining_ms if isinstance(answer, Busy) else lease_ms
-        raise AlreadyRunning(key, remaining_ms / 1_000)
-    lease = Lease(
-        records,
-        name,
-        answer.token,
-        lease_ms=lease_ms,
-        max_run_ms=86_400_000,
-        asked_at=asked_at,
-        crashes=answer.crashes,
-        **terms,
-    )
-    keeper.hold(lease)
-    try:
-        yield lease
-    except BaseException:
-        keeper.let_go(lease)
-        _free(records, lease, job, terms["horizon_ms"])
-        raise
-    keeper.let_go(lease)
-    outcome = Outcome(State.DONE, json.dumps(lease.result).encode(), retention_ms)
-    settled = records.settle(name, token=lease.token, job=job, line=0, outcome=outcome, **terms)
-    if isinstance(settled, Stale):
-        raise LeaseLost(key, lease_ms / 1_000, lease_ms / 1_000 - lease.remaining)
-
-
-def _free(records: Store, lease: Lease, job: str, horizon_ms: int) -> None:
-    """Give the key back after an error, which must not be hidden by another."""
-    try:
-        records.settle(
-            lease.key,
-            token=lease.token,
-            job=job,
-            line=0,
-            outcome=Outcome(State.IDLE),
-            horizon_ms=horizon_ms,
-        )
-    except StoreUnavailable as error:
-        logger.warning("%s stays taken until its lease ends: %s", lease.key, error)

@@ -201,7 +201,8 @@ class LeaseKeeper:
                 logger.warning("%s runs past its max_run and is renewed no longer", lease.key)
             elif lease.terms is not None:
                 groups.setdefault(lease.terms, []).append(lease)
-        return all([self._renew(terms, leases) for terms, leases in groups.items()])
+        answered = [self._renew(terms, leases) for terms, leases in groups.items()]
+        return all(answered)
 
     def _renew(self, terms: tuple[Store, int, int], leases: list[Lease]) -> bool:
         store, lease_ms, horizon_ms = terms

@@ -11,7 +11,7 @@ from celery.utils import uuid
 from kombu.exceptions import EncodeError
 
 from reliable_tasks.core.header import NAME, Header
-from reliable_tasks.guard import Unsendable
+from reliable_tasks.message import Unsendable
 
 __all__ = ("freeze", "publish_successor", "send_attached", "send_failure")
 

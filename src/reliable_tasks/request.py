@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from typing import Any
 
-from celery.app.task import Context  # type: ignore[attr-defined]
+from celery.app.task import Context
 from celery.worker import state
 from celery.worker.request import Request
 
@@ -22,14 +22,18 @@ logger = logging.getLogger("reliable_tasks")
 class GuardedRequest(Request):
     """A request whose job is also ended in the store when the main process ends it."""
 
-    def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
+    def on_timeout(self, soft: bool, timeout: float) -> None:
         """End the job at its hard time limit, unless its message goes back to the queue."""
         if not soft and self.task.acks_on_timeout:
             self._end(killed=True)
         super().on_timeout(soft, timeout)
 
     def _announce_revoked(
-        self, reason: str, terminated: bool, signum: Any, expired: bool  # noqa: FBT001
+        self,
+        reason: str,
+        terminated: bool,
+        signum: Any,
+        expired: bool,
     ) -> None:
         self._end(killed=terminated)
         super()._announce_revoked(reason, terminated, signum, expired)

@@ -11,7 +11,7 @@ __all__ = ("SoftLimitShield",)
 
 logger = logging.getLogger("reliable_tasks")
 
-_SIGNAL = getattr(signal, "SIGUSR1", None)  # what billiard's pool sends for a soft time limit
+_SIGNAL: Any = getattr(signal, "SIGUSR1", None)  # what billiard's pool sends for a soft time limit
 
 
 class SoftLimitShield:

@@ -70,9 +70,7 @@ def prefix_of(conf: Mapping[str, Any]) -> str:
     if own is None:
         own = (conf.get("broker_transport_options") or {}).get("global_keyprefix") or ""
     if ":" in str(own).rstrip(":"):
-        raise ConfigurationError(
-            f"reliable_tasks_prefix: expected a text without ':', got {own!r}"
-        )
+        raise ConfigurationError(f"reliable_tasks_prefix: expected a text without ':', got {own!r}")
     return str(own).rstrip(":")
 
 

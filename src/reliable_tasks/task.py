@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from time import sleep
 from typing import Any, ClassVar
 
 from celery import Task
-from celery.app.task import get_actual_ignore_result  # type: ignore[attr-defined]
+from celery.app.task import get_actual_ignore_result
 from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
@@ -32,8 +31,9 @@ from reliable_tasks.deadletter import shelf_name
 from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity
 from reliable_tasks.errors import ConfigurationError, StoreUnavailable
 from reliable_tasks.events import tell
-from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE, Drop, Guard, Requeue
+from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE, Guard
 from reliable_tasks.leases import Lease
+from reliable_tasks.message import Drop, Requeue
 from reliable_tasks.publish import freeze
 from reliable_tasks.shield import SoftLimitShield
 from reliable_tasks.storage import Place, place_of, prefix_of
@@ -275,9 +275,7 @@ class IdempotentTask(Task):
         """Run the task here and now, under the whole protocol on the process's memory store."""
         task_id = task_id or uuid()
         stamped = self._stamped(args, kwargs, task_id, idempotency_key, headers, {}, eager=True)
-        return super().apply(
-            args, kwargs, *positional, task_id=task_id, headers=stamped, **options
-        )
+        return super().apply(args, kwargs, *positional, task_id=task_id, headers=stamped, **options)
 
     def _stamped(
         self,
@@ -298,9 +296,7 @@ class IdempotentTask(Task):
             store_id = None if eager or self.app.conf.task_always_eager else self.store_id
             header = Header(task_id, header.key_digest, header.payload_digest, 0, store_id)
         elif options.get("retries", 0) > self.request.retries:
-            header = Header(
-                task_id, header.key_digest, header.payload_digest, 0, header.store_id
-            )
+            header = Header(task_id, header.key_digest, header.payload_digest, 0, header.store_id)
         return {**(headers or {}), NAME: header.encode()}
 
     def _as_sent(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -314,6 +310,7 @@ class IdempotentTask(Task):
     # --- running --------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body under the guard in a worker or eagerly; as it is in a direct call."""
         request = self.request_stack.top
         if request is None or request.called_directly:
             return super().__call__(*args, **kwargs)
@@ -338,7 +335,7 @@ class IdempotentTask(Task):
             if "__call__" in vars(cls):
                 break
         if cls is Task:
-            return lambda *args, **kwargs: self.run(*args, **kwargs)
+            return lambda *args, **kwargs: self.run(*args, **kwargs)  # noqa: PLW0108 - run may change
         return super().__call__  # type: ignore[no-any-return]
 
     @property
@@ -360,7 +357,7 @@ class IdempotentTask(Task):
         args: Any = None,
         kwargs: Any = None,
         exc: BaseException | None = None,
-        throw: bool = True,  # noqa: FBT001, FBT002 - Celery's signature
+        throw: bool = True,
         **options: Any,
     ) -> Any:
         """

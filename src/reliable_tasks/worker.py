@@ -13,7 +13,7 @@ from reliable_tasks.task import IdempotentTask
 __all__ = ("WorkerStep", "check")
 
 
-class WorkerStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class WorkerStep(bootsteps.StartStopStep):
     """Refuses to start a worker that cannot keep the promises; announces its shutdown."""
 
     def __init__(self, parent: Any, **_: Any) -> None:

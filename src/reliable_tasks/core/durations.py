@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from reliable_tasks.errors import ConfigurationError
 
@@ -28,18 +29,23 @@ def to_ms(option: str, value: Seconds, *, least: float) -> int:
     Raises:
         ConfigurationError: *value* is no duration or below *least*.
     """
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    seconds: Any = value.total_seconds() if isinstance(value, timedelta) else value
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not is_number or not least <= seconds < 1e10:
         raise ConfigurationError(
             f"{option}: expected seconds (a number or a timedelta) of at least {least:g}, "
             f"got {value!r}"
         )
-    return round(seconds * 1_000)
+    return int(round(seconds * 1_000))
 
 
 def turn_wait_ms(
-    remaining_ms: int, hop: int, *, lease_ms: int, newer: bool = False, longest_ms: int | None = None
+    remaining_ms: int,
+    hop: int,
+    *,
+    lease_ms: int,
+    newer: bool = False,
+    longest_ms: int | None = None,
 ) -> int:
     """
     Return how long a deferred message waits before it asks again.
@@ -50,12 +56,12 @@ def turn_wait_ms(
     settle that is under way: 0.2 s, doubling, at most 2 s.
     """
     if newer:
-        return min(FIRST_NEWER_MS * 2 ** min(hop, 10), LONGEST_NEWER_MS)
-    wait_ms = min(remaining_ms, lease_ms, FIRST_TURN_MS * 2 ** min(hop, 30))
+        return min(FIRST_NEWER_MS * (1 << min(hop, 10)), LONGEST_NEWER_MS)
+    wait_ms = min(remaining_ms, lease_ms, FIRST_TURN_MS * (1 << min(hop, 30)))
     return min(wait_ms + AFTER_THE_END_MS, longest_ms or wait_ms + AFTER_THE_END_MS)
 
 
 def outage_wait_ms(hop: int, *, longest_ms: int | None = None) -> int:
-    """Return the wait of a message that found no store: 1 s, doubling with each hop, at most 60 s."""
-    wait_ms = min(FIRST_OUTAGE_MS * 2 ** min(hop, 10), LONGEST_OUTAGE_MS)
+    """Return the wait of a message that found no store: 1 s, doubling, at most 60 s."""
+    wait_ms = min(FIRST_OUTAGE_MS * (1 << min(hop, 10)), LONGEST_OUTAGE_MS)
     return min(wait_ms, longest_ms or wait_ms)

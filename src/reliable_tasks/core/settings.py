@@ -86,7 +86,10 @@ def read(given: Mapping[str, Any]) -> Options:
     Raises:
         ConfigurationError: A value, or two together, cannot work.
     """
-    values = {name: default if given.get(name) is None else given[name] for name, default in DEFAULTS.items()}
+    values = {
+        name: default if given.get(name) is None else given[name]
+        for name, default in DEFAULTS.items()
+    }
     for name, allowed in _CHOICES.items():
         if values[name] not in allowed:
             raise ConfigurationError(f"{name}: expected one of {allowed}, got {values[name]!r}")

@@ -84,6 +84,6 @@ def _cluster(url: str, bounds: Mapping[str, Any], options: Mapping[str, Any]) ->
         raise StoreUnavailable("connect", f"{type(error).__name__}: {error}") from error
 
 
-def _credentials(place: Any) -> dict[str, str]:
+def _credentials(place: Any) -> dict[str, Any]:
     found = {"username": place.username, "password": place.password}
     return {name: unquote(value) for name, value in found.items() if value}

@@ -41,7 +41,9 @@ class Channel(Protocol):
         """Run *script* on one key; *arguments* are *count* packed bulk strings."""
         ...
 
-    def run_many(self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]) -> str:
+    def run_many(
+        self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
+    ) -> str:
         """Run *script* for (key, argument) pairs; returns its one-character answers in order."""
         ...
 
@@ -82,7 +84,9 @@ class DirectChannel:
             [reply] = self._ask(script.name, [script.by_text(count + 4) + tail])
         return _checked(reply, script.name)
 
-    def run_many(self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]) -> str:
+    def run_many(
+        self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
+    ) -> str:
         batches = [pairs[at : at + self.BATCH] for at in range(0, len(pairs), self.BATCH)]
         tails = [
             pack(len(batch), *(key for key, _ in batch), *shared, *(each for _, each in batch))
@@ -179,7 +183,9 @@ class ClusterChannel:
     def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
         return self._run(script, key, _unpack(arguments))
 
-    def run_many(self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]) -> str:
+    def run_many(
+        self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
+    ) -> str:
         answers = dict.fromkeys(range(len(pairs)), b"")
         by_node: dict[Any, list[int]] = {}
         for at, (key, _) in enumerate(pairs):
@@ -188,7 +194,9 @@ class ClusterChannel:
             pipe = self._client.get_redis_connection(node).pipeline(transaction=False)
             for at in places:
                 pipe.evalsha(script.digest, 1, pairs[at][0], *shared, pairs[at][1])
-            replies = self._guarded(script.name, lambda pipe=pipe: pipe.execute(raise_on_error=False))
+            replies = self._guarded(
+                script.name, lambda pipe=pipe: pipe.execute(raise_on_error=False)
+            )
             for at, reply in zip(places, replies, strict=True):
                 if isinstance(reply, Exception):  # not loaded, or the slot has moved
                     reply = self._run(script, pairs[at][0], [*shared, pairs[at][1]])
