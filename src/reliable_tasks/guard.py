@@ -127,10 +127,7 @@ class _Execution:
             return self._without_store(error)
         if type(answer) is Granted:
             return self._run(answer, asked_at)
-        try:
-            return self._answer(answer)
-        except StoreUnavailable as error:
-            return self._without_store(error)
+        return self._answer(answer)
 
     @property
     def line(self) -> int:
@@ -186,7 +183,7 @@ class _Execution:
         return Outcome(State.DONE, data, retention_ms)
 
     def _after_error(self, lease: Lease, error: BaseException) -> NoReturn:
-        if isinstance(error, LeaseLost):
+        if isinstance(error, LeaseLost) and error.key == lease.key:
             self._give_up(lease)
         unfinished = self.message.outcome_of(error)
         if unfinished is None:
@@ -337,7 +334,10 @@ class _Execution:
 
     def _quarantine(self, poisoned: Poisoned) -> NoReturn:
         error = Quarantined(self.message.key, poisoned.crashes)
-        self.store.bury(self.shelf, self.message.job, self.message.letter(str(error)))
+        try:
+            self.store.bury(self.shelf, self.message.job, self.message.letter(str(error)))
+        except StoreUnavailable as outage:
+            self._wait_for_store(outage)
         self._event(Event.QUARANTINED, crashes=poisoned.crashes)
         self._send(lambda: self.message.send_error(error))
         self._close()
@@ -350,6 +350,9 @@ class _Execution:
             self._event(Event.UNGUARDED, error=error)
             lease = Lease(None, self.message.key, 0, lease_ms=self.options.lease_ms)
             return self.message.run(lease)
+        self._wait_for_store(error)
+
+    def _wait_for_store(self, error: StoreUnavailable) -> NoReturn:
         if not self.message.can_wait:
             raise error
         self._event(Event.DEFERRED, wait=None, error=error)

@@ -24,7 +24,7 @@ class GuardedRequest(Request):
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """End the job at its hard time limit, unless its message goes back to the queue."""
-        if not soft and self.task.acks_on_timeout:
+        if not soft and _acknowledges_timeouts(self.task):
             self._end(killed=True)
         super().on_timeout(soft, timeout)
 
@@ -51,6 +51,11 @@ class GuardedRequest(Request):
             )
         except (ReliableTasksError, TypeError) as error:
             logger.warning("%s[%s]: its end was not recorded: %s", self.name, self.id, error)
+
+
+def _acknowledges_timeouts(task: Any) -> bool:
+    """Whether a job is over at its hard time limit; Celery 5.7 has an option for just that."""
+    return bool(getattr(task, "acks_on_timeout", task.acks_on_failure_or_timeout))
 
 
 def key_of_request(request: Any) -> str:
