@@ -14,7 +14,13 @@ from reliable_tasks.core.durations import Seconds, to_ms
 from reliable_tasks.core.keys import digest, record_key
 from reliable_tasks.core.records import Busy, Finished, Granted, Outcome, Stale, State
 from reliable_tasks.core.store import Store
-from reliable_tasks.errors import AlreadyDone, AlreadyRunning, LeaseLost, StoreUnavailable
+from reliable_tasks.errors import (
+    AlreadyDone,
+    AlreadyRunning,
+    ConfigurationError,
+    LeaseLost,
+    StoreUnavailable,
+)
 from reliable_tasks.leases import Lease, keeper
 from reliable_tasks.stores.opening import open_store
 
@@ -57,6 +63,8 @@ def once(
         StoreUnavailable: The store did not answer.
         ConfigurationError: An argument cannot work.
     """
+    if not isinstance(key, str) or not key:
+        raise ConfigurationError(f"key: expected a string that is not empty, got {key!r}")
     records = open_store(store)
     lease_ms = to_ms("lease_seconds", lease_seconds, least=0.1)
     retention_ms = to_ms("retention", retention, least=0)
@@ -96,12 +104,20 @@ def once(
         _free(records, lease, job, horizon_ms)
         raise
     keeper.let_go(lease)
-    outcome = Outcome(State.DONE, json.dumps(lease.result).encode(), retention_ms)
+    outcome = Outcome(State.DONE, _stored_form(lease), retention_ms)
     settled = records.settle(
         name, token=lease.token, job=job, line=0, outcome=outcome, horizon_ms=horizon_ms
     )
     if isinstance(settled, Stale):
         raise LeaseLost(key, lease_ms / 1_000, lease_ms / 1_000 - lease.remaining)
+
+
+def _stored_form(lease: Lease) -> bytes | None:
+    try:
+        return json.dumps(lease.result).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        logger.warning("%s is done, but its result is not kept: %s", lease.key, error)
+        return None
 
 
 def _free(records: Store, lease: Lease, job: str, horizon_ms: int) -> None:
