@@ -1,0 +1,365 @@
+"""
+A store and the memory store side by side, asked the same by Hypothesis.
+
+The memory store runs the protocol's table itself (`core.decisions`), so whatever
+a store answers or keeps differently is a fault::
+
+    def test_my_store_agrees_with_the_table():
+        StoreMachine.drive(MyStore(...))
+
+Nothing depends on how fast the store is: a duration is either over at once,
+and then the machine waits until it is, or does not end while it runs. Tokens
+are compared by who got them and by their order, times by how far they are from
+the store's own present.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from reliable_tasks.core.records import MAX_FACTS, Busy, Granted, Outcome, Record, State, line_of
+from reliable_tasks.core.store import Store
+from reliable_tasks.stores.memory import MemoryStore
+
+__all__ = ("StoreMachine",)
+
+OVER_AT_ONCE_MS = 1
+WAIT_S = 0.004
+HOUR_MS = 3_600_000
+CLOSE_MS = HOUR_MS // 4
+NEARLY_FULL = MAX_FACTS - 4
+
+NAMES = ("one", "two")
+KEYS = st.sampled_from(NAMES)
+JOBS = st.sampled_from(["a", "b", "c"])
+LINES = st.builds(line_of, st.integers(0, 2), st.integers(0, 1))
+LEASES = st.sampled_from([OVER_AT_ONCE_MS, HOUR_MS])
+HORIZONS = st.sampled_from([10 * HOUR_MS, 10 * HOUR_MS, 10 * HOUR_MS, OVER_AT_ONCE_MS])
+RETENTIONS = st.sampled_from([0, OVER_AT_ONCE_MS, 100 * HOUR_MS])
+LIMITS = st.integers(1, 4)
+PAYLOADS = st.sampled_from(["", "p", "q"])
+OUTCOMES = st.one_of(
+    st.builds(Outcome, st.just(State.IDLE), keep_ms=st.just(0), died=st.booleans()),
+    st.builds(Outcome, st.just(State.RETRYING), keep_ms=RETENTIONS),
+    st.builds(
+        Outcome,
+        st.sampled_from([State.DONE, State.FAILED]),
+        data=st.none() | st.binary(max_size=8),
+        keep_ms=RETENTIONS,
+    ),
+)
+RECENT = st.integers(0, 3)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """
+    Asks a store and its model the same questions and compares every answer and record.
+
+    Args:
+        store: The store under test. Its records need not be empty: each run of the
+            machine uses keys of its own.
+        plant: Overwrites the state of the record of a key with any letter; without it
+            reservations and states of newer releases are left out.
+    """
+
+    def __init__(self, store: Store, plant: Callable[[str, str], None] | None = None) -> None:
+        super().__init__()
+        self.store, self.plant = store, plant
+        self.model = MemoryStore()
+        self.prefix = f"rt1:machine:{uuid4().hex}:"
+        self.deliveries: list[str] = []
+        # What the model and the store gave out, in this order; nobody was ever given the first.
+        self.tokens = {name: [(7, 7)] for name in NAMES}
+        self.crowd = 0
+
+    @classmethod
+    def drive(
+        cls,
+        store: Store,
+        plant: Callable[[str, str], None] | None = None,
+        *,
+        runs: int | None = None,
+    ) -> None:
+        """
+        Run the machine as a test.
+
+        Args:
+            store: See the class.
+            plant: See the class.
+            runs: How many runs, each of at most the profile's `stateful_step_count` steps; a
+                third of the profile's `max_examples` if left out.
+
+        Raises:
+            AssertionError: The store and the table differ; Hypothesis shows the shortest way there.
+        """
+        current = settings()
+        few = settings(
+            current, max_examples=runs or max(1, current.max_examples // 3), deadline=None
+        )
+
+        class Machine(cls):  # type: ignore[valid-type, misc]
+            def __init__(self) -> None:
+                super().__init__(store, plant)
+
+        run_state_machine_as_test(Machine, settings=few)
+
+    # asking
+
+    @rule(
+        name=KEYS, job=JOBS, line=LINES, lease_ms=LEASES, horizon_ms=HORIZONS, limit=LIMITS,
+        payload=PAYLOADS,
+    )  # fmt: skip
+    def claim(self, name: str, job: str, **terms: Any) -> None:
+        """A new delivery asks."""
+        self.deliveries.append(f"delivery-{len(self.deliveries)}")
+        self._claim(name, self.deliveries[-1], job, **terms)
+
+    @precondition(lambda self: self.deliveries)
+    @rule(
+        recent=RECENT, name=KEYS, job=JOBS, line=LINES, lease_ms=LEASES, horizon_ms=HORIZONS,
+        limit=LIMITS, payload=PAYLOADS,
+    )  # fmt: skip
+    def claim_again(self, recent: int, name: str, job: str, **terms: Any) -> None:
+        """A delivery that asked before asks again."""
+        delivery = self.deliveries[-1 - recent % len(self.deliveries)]
+        self._claim(name, delivery, job, **terms)
+
+    def _claim(
+        self,
+        name: str,
+        delivery: str,
+        job: str,
+        *,
+        line: int,
+        lease_ms: int,
+        horizon_ms: int,
+        limit: int,
+        payload: str,
+    ) -> None:
+        def ask(store: Store) -> Any:
+            return store.claim(
+                self._key(name),
+                delivery=delivery,
+                job=job,
+                line=line,
+                lease_ms=lease_ms,
+                horizon_ms=horizon_ms,
+                max_crashes=limit,
+                payload=payload,
+            )
+
+        expected, got = self._ask(name, ask, lease_ms, horizon_ms)
+        if isinstance(expected, Granted) and isinstance(got, Granted):
+            self._learn(name, expected.token, got.token)
+            got = replace(got, token=expected.token)
+        if isinstance(expected, Busy) and isinstance(got, Busy):
+            assert abs(expected.remaining_ms - got.remaining_ms) < CLOSE_MS
+            got = replace(got, remaining_ms=expected.remaining_ms)
+        assert got == expected
+        self._compare(name)
+
+    # holding
+
+    @rule(names=st.lists(KEYS, max_size=4), recent=RECENT, lease_ms=LEASES, horizon_ms=HORIZONS)
+    def renew(self, names: list[str], recent: int, lease_ms: int, horizon_ms: int) -> None:
+        """A process renews its leases, old ones among them."""
+        chosen = [(self._key(name), self._token(name, recent)) for name in names]
+        self._settle_down(lease_ms, horizon_ms)
+        answers = [
+            store.renew(
+                [(key, pair[side]) for key, pair in chosen],
+                lease_ms=lease_ms,
+                horizon_ms=horizon_ms,
+            )
+            for side, store in enumerate((self.model, self.store))
+        ]
+        self._settle_down(lease_ms, horizon_ms)
+        assert answers[1] == answers[0]
+        for name in set(names):
+            self._compare(name)
+
+    @rule(
+        name=KEYS, recent=RECENT, job=JOBS, line=LINES, outcome=OUTCOMES, horizon_ms=HORIZONS,
+    )  # fmt: skip
+    def settle(
+        self, name: str, recent: int, job: str, line: int, outcome: Outcome, horizon_ms: int
+    ) -> None:
+        """An execution of any time reports how it ended."""
+        pair = self._token(name, recent)
+
+        def ask(store: Store) -> Any:
+            return store.settle(
+                self._key(name),
+                token=pair[store is self.store],
+                job=job,
+                line=line,
+                outcome=outcome,
+                horizon_ms=horizon_ms,
+            )
+
+        expected, got = self._ask(name, ask, outcome.keep_ms, horizon_ms)
+        assert got == expected
+        self._compare(name)
+
+    @precondition(lambda self: any(self._held(name) for name in NAMES))
+    @rule(first=KEYS, line=LINES, outcome=OUTCOMES, horizon_ms=HORIZONS)
+    def settle_what_runs(self, first: str, line: int, outcome: Outcome, horizon_ms: int) -> None:
+        """The current execution reports how it ended."""
+        name = next(each for each in (first, *NAMES) if self._held(each))
+        held = self._held(name)
+        assert held is not None
+        at = next(
+            at for at, pair in enumerate(reversed(self.tokens[name])) if pair[0] == held.token
+        )
+        self.settle(name, at, held.job, line, outcome, horizon_ms)
+
+    @rule(name=KEYS, job=JOBS, horizon_ms=HORIZONS)
+    def close(self, name: str, job: str, horizon_ms: int) -> None:
+        """What hangs on a job was sent."""
+        self._tell(
+            name,
+            lambda store: store.close(self._key(name), job=job, horizon_ms=horizon_ms),
+            horizon_ms,
+        )
+
+    @rule(name=KEYS, job=JOBS, killed=st.booleans(), horizon_ms=HORIZONS)
+    def end(self, name: str, job: str, killed: bool, horizon_ms: int) -> None:
+        """The main process says that a job is over."""
+        self._tell(
+            name,
+            lambda store: store.end(self._key(name), job=job, killed=killed, horizon_ms=horizon_ms),
+            horizon_ms,
+        )
+
+    @rule(jobs=st.lists(st.tuples(KEYS, JOBS), max_size=3))
+    def drain(self, jobs: list[tuple[str, str]]) -> None:
+        """A process announces that it ends."""
+        for store in (self.model, self.store):
+            store.drain([(self._key(name), job) for name, job in jobs])
+        for name, _ in jobs:
+            self._compare(name)
+
+    @rule(name=KEYS, job=JOBS, line=LINES, horizon_ms=HORIZONS)
+    def advance(self, name: str, job: str, line: int, horizon_ms: int) -> None:
+        """A message was published."""
+        self._tell(
+            name,
+            lambda store: store.advance(self._key(name), job=job, line=line, horizon_ms=horizon_ms),
+            horizon_ms,
+        )
+
+    @rule(name=KEYS, size=st.integers(1, MAX_FACTS + 6))
+    def remember_a_crowd(self, name: str, size: int) -> None:
+        """Many jobs of one key are heard of, in an order that both stores can tell."""
+        time.sleep(WAIT_S)
+        for _ in range(size):
+            self.crowd += 1
+            for store in (self.model, self.store):
+                store.advance(
+                    self._key(name),
+                    job=f"x{self.crowd:06}",
+                    line=1,
+                    horizon_ms=10 * HOUR_MS,
+                )
+        time.sleep(WAIT_S)
+        self._compare(name)
+
+    # looking
+
+    @rule(name=KEYS)
+    def forget(self, name: str) -> None:
+        """An operator forgets a key."""
+        expected, got = self._ask(name, lambda store: store.forget(self._key(name)))
+        assert got == expected
+        self._compare(name)
+
+    @rule()
+    def scan(self) -> None:
+        """An operator lists the keys."""
+        found = [sorted(store.scan(self.prefix)) for store in (self.model, self.store)]
+        assert found[1] == found[0]
+
+    @precondition(lambda self: self.plant is not None)
+    @rule(name=KEYS, state=st.sampled_from([State.QUEUED, "N"]))
+    def overwrite(self, name: str, state: str) -> None:
+        """A producer reserves the key, or a newer release does what only it knows."""
+        record = self.model.peek(self._key(name))
+        if record is None or self.plant is None:
+            return
+        self.model._records[self._key(name)].state = state  # noqa: SLF001 - there is no other way
+        self.plant(self._key(name), str(state))
+        self._compare(name)
+
+    # both sides
+
+    def _key(self, name: str) -> str:
+        return self.prefix + name
+
+    def _held(self, name: str) -> Record | None:
+        record = self.model.peek(self._key(name))
+        return record if record is not None and record.state is State.RUNNING else None
+
+    def _token(self, name: str, recent: int) -> tuple[int, int]:
+        """One of the last tokens of the key, or one that nobody ever got."""
+        known = self.tokens[name]
+        return known[-1 - min(recent, len(known) - 1)]
+
+    def _learn(self, name: str, model: int, store: int) -> None:
+        """The two stores gave out a token: the same again, or both a higher one."""
+        known = self.tokens[name]
+        if (model, store) in known or model == store == 0:
+            return
+        assert all(model > each[0] and store > each[1] for each in known), "tokens must rise"
+        known.append((model, store))
+
+    def _ask(self, name: str, ask: Callable[[Store], Any], *durations_ms: int) -> tuple[Any, Any]:
+        record = self.model.peek(self._key(name))
+        if record is not None and len(record.facts) >= NEARLY_FULL:
+            self._settle_down(*durations_ms)
+        answers = ask(self.model), ask(self.store)
+        self._settle_down(*durations_ms)
+        return answers
+
+    def _tell(self, name: str, tell: Callable[[Store], None], horizon_ms: int) -> None:
+        self._ask(name, tell, horizon_ms)
+        self._compare(name)
+
+    def _settle_down(self, *durations_ms: int) -> None:
+        """Wait until what ends at once has ended."""
+        if OVER_AT_ONCE_MS in durations_ms:
+            time.sleep(WAIT_S)
+
+    def _compare(self, name: str) -> None:
+        expected, got = (store.peek(self._key(name)) for store in (self.model, self.store))
+        if expected is None or got is None:
+            assert got == expected
+            return
+        self._learn(name, expected.token, got.token)
+        names = {store: model for model, store in self.tokens[name]}
+        got.token = names.get(got.token, got.token)
+        got.suspects = tuple(names.get(token, token) for token in got.suspects)
+        for job in expected.facts.keys() & got.facts.keys():
+            fact, at_ms = got.facts[job], expected.facts[job].at_ms
+            fact.token, fact.at_ms = names.get(fact.token, fact.token), _if_close(fact.at_ms, at_ms)
+        got.until_ms = _if_close(got.until_ms, expected.until_ms)
+        if got.expires_ms is not None and expected.expires_ms is not None:
+            got.expires_ms = _if_close(got.expires_ms, expected.expires_ms)
+        assert got == expected
+
+
+def _if_close(got_ms: int, expected_ms: int) -> int:
+    """Take two readings of a clock as one if they may be."""
+    return expected_ms if abs(got_ms - expected_ms) < CLOSE_MS else got_ms
