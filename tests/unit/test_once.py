@@ -65,10 +65,14 @@ def test_retention_ends(store: Store, clock: ManualClock) -> None:
 
 def test_a_lease_that_was_taken_over_is_an_error_at_exit(store: Store, clock: ManualClock) -> None:
     """A block that outlived its lease learns that its outcome was not recorded."""
-    with pytest.raises(LeaseLost), once("k", store=store, lease_seconds=1):
-        clock.advance(2)
-        with once("k", store=store) as successor:
-            assert successor.crashes == 1
+    slow = once("k", store=store, lease_seconds=1)
+    slow.__enter__()
+    clock.advance(2)
+    with once("k", store=store) as successor:
+        assert successor.crashes == 1
+
+    with pytest.raises(LeaseLost):
+        slow.__exit__(None, None, None)
 
 
 def test_a_crash_is_taken_over_after_the_lease(store: Store, clock: ManualClock) -> None:
@@ -83,10 +87,10 @@ def test_a_crash_is_taken_over_after_the_lease(store: Store, clock: ManualClock)
 
 def test_an_empty_key_and_a_bad_lease_are_refused(store: Store) -> None:
     """A key that every caller would share, or no lease at all, is a mistake."""
-    with pytest.raises(ConfigurationError, match="lease_seconds"), once("k", store=store, lease_seconds=0):  # fmt: skip
-        pytest.fail("ran")
-    with pytest.raises(ConfigurationError, match="key"), once("", store=store):
-        pytest.fail("ran")
+    with pytest.raises(ConfigurationError, match="lease_seconds"):
+        once("k", store=store, lease_seconds=0).__enter__()
+    with pytest.raises(ConfigurationError, match="key"):
+        once("", store=store).__enter__()
 
 
 def test_a_result_without_a_stored_form_is_not_lost_work(

@@ -58,7 +58,7 @@ def test_durations_may_be_timedeltas() -> None:
         ({"max_crashes": 0}, "max_crashes: expected a whole number from 1, got 0"),
         ({"max_crashes": 2.5}, "got 2.5"),
         ({"max_result_bytes": -1}, "max_result_bytes: expected a whole number from 0"),
-        ({"when_running": "wait"}, r"when_running: expected one of \('defer', 'skip'\), got 'wait'"),
+        ({"when_running": "wait"}, r"expected one of \('defer', 'skip'\), got 'wait'"),
         ({"when_done": "raise"}, "when_done"),
         ({"when_failed": "forget"}, "when_failed"),
         ({"when_store_down": "ignore"}, "when_store_down"),
