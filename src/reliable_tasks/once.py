@@ -63,7 +63,7 @@ def once(
         StoreUnavailable: The store did not answer.
         ConfigurationError: An argument cannot work.
     """
-    if not isinstance(key, str) or not key:
+    if not key:
         raise ConfigurationError(f"key: expected a string that is not empty, got {key!r}")
     records = open_store(store)
     lease_ms = to_ms("lease_seconds", lease_seconds, least=0.1)

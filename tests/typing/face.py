@@ -1,0 +1,70 @@
+"""The public face as users type it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, assert_type
+
+from reliable_tasks import (
+    AlreadyDone,
+    AlreadyRunning,
+    IdempotentTask,
+    Lease,
+    LeaseLost,
+    Quarantined,
+    once,
+    setup,
+)
+
+
+class Durable(IdempotentTask):
+    idempotency_key = ("order_id",)
+    same_payload = ("cents",)
+    lease_seconds = timedelta(seconds=45)
+    retention = 0
+    when_running = "skip"
+    max_crashes = 5
+
+    def run(self, order_id: int, cents: int) -> dict[str, int]:
+        assert_type(self.lease, Lease)
+        assert_type(self.lease.token, int)
+        assert_type(self.lease.key, str)
+        assert_type(self.lease.attempt, int)
+        assert_type(self.lease.crashes, int)
+        assert_type(self.lease.remaining, float)
+        assert_type(self.lease.lost, bool)
+        self.lease.check()
+        return {"charged": cents, "token": self.lease.token}
+
+
+def by_order(order_id: int, *_: Any, **__: Any) -> str:
+    return f"order-{order_id}"
+
+
+class ByCallable(IdempotentTask):
+    idempotency_key = staticmethod(by_order)
+
+
+def a_webhook(delivery: str) -> object:
+    try:
+        with once(delivery, store="redis://localhost", lease_seconds=10, retention=3600) as lease:
+            assert_type(lease, Lease)
+            lease.result = {"ok": True}
+            lease.check()
+    except AlreadyRunning as error:
+        assert_type(error.remaining, float)
+    except AlreadyDone as error:
+        assert_type(error.result, object)
+    except LeaseLost as error:
+        assert_type(error.silent_for, float)
+    return None
+
+
+def what_an_operator_reads(error: Quarantined) -> tuple[str, int]:
+    return error.key, error.crashes
+
+
+def an_app(app: Any) -> None:
+    setup(app)
+    setup(app, {"broker_url": "redis://localhost", "reliable_tasks_lease_seconds": 10})
+    setup(app, settings={})
