@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from celery import bootsteps, signals
 
+from reliable_tasks.core.settings import DEFAULTS
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.request import drain_active
 from reliable_tasks.task import IdempotentTask
 
-__all__ = ("WorkerStep", "check")
+__all__ = ("WorkerStep", "check", "check_names")
+
+PREFIX = "reliable_tasks_"
+KNOWN = (*DEFAULTS, "store", "store_url", "store_timeout", "prefix")
 
 
 class WorkerStep(bootsteps.StartStopStep):
@@ -32,9 +38,11 @@ def check(app: Any) -> None:
     Check the settings that guarded tasks depend on.
 
     Raises:
-        ConfigurationError: An app with guarded tasks has no store, or a setting
-            answers duplicates before the guard is asked.
+        ConfigurationError: A setting of ours is unknown, an app with guarded
+            tasks has no store, or a setting answers duplicates before the guard
+            is asked.
     """
+    check_names(app.conf)
     guarded = [task for task in app.tasks.values() if isinstance(task, IdempotentTask)]
     if not guarded:
         return
@@ -46,3 +54,20 @@ def check(app: Any) -> None:
         )
     for task in guarded:
         task.guard_options, task.place, task.record_prefix  # noqa: B018 - each raises if it is wrong
+
+
+def check_names(settings: Iterable[str]) -> None:
+    """
+    Refuse a ``reliable_tasks_`` setting that means nothing, which would silently do nothing.
+
+    Raises:
+        ConfigurationError: A name is unknown.
+    """
+    for name in settings:
+        option = name.lower().removeprefix(PREFIX)
+        if name.lower() != option and option not in KNOWN:
+            near = difflib.get_close_matches(option, KNOWN, n=1)
+            advice = f" Did you mean {PREFIX}{near[0]}?" if near else ""
+            raise ConfigurationError(
+                f"{name}: expected {PREFIX} with one of {', '.join(KNOWN)}; got {option!r}.{advice}"
+            )

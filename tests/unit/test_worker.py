@@ -1,0 +1,94 @@
+"""A worker that cannot keep the promises does not start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from reliable_tasks import ConfigurationError, IdempotentTask, setup
+from reliable_tasks.testing import close_app
+from reliable_tasks.worker import WorkerStep, check
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    app = Celery("worker-checks", broker="redis://localhost:1/0", set_as_current=False)
+    yield app
+    close_app(app)
+
+
+def guarded(app: Celery, **options: Any) -> None:
+    @app.task(base=IdempotentTask, name="guarded", shared=False, **options)
+    def task() -> None: ...
+
+    app.finalize()
+
+
+def test_a_healthy_app_passes(app: Celery) -> None:
+    """The broker is Redis and nothing contradicts: no word, and no connection."""
+    guarded(app)
+
+    check(app)
+
+
+def test_answers_before_the_guard_are_refused(app: Celery) -> None:
+    """Celery's own deduplication would answer a copy before the guard is asked."""
+    guarded(app)
+    app.conf.worker_deduplicate_successful_tasks = True
+
+    with pytest.raises(ConfigurationError, match="worker_deduplicate_successful_tasks"):
+        check(app)
+
+
+def test_an_app_without_redis_is_refused(app: Celery) -> None:
+    """Without a Redis anywhere the worker says what to set, instead of failing at each task."""
+    app.conf.broker_url = "amqp://localhost"
+    guarded(app)
+
+    with pytest.raises(ConfigurationError, match="reliable_tasks_store_url"):
+        check(app)
+
+
+def test_an_app_without_guarded_tasks_needs_no_store(app: Celery) -> None:
+    """Importing the library obliges to nothing."""
+    app.conf.broker_url = "amqp://localhost"
+    app.finalize()
+
+    check(app)
+
+
+def test_a_misspelt_setting_is_refused(app: Celery) -> None:
+    """A setting that would silently do nothing is named, with the nearest one that exists."""
+    guarded(app)
+    app.conf.reliable_tasks_lease_second = 10
+
+    with pytest.raises(ConfigurationError, match="Did you mean reliable_tasks_lease_seconds"):
+        check(app)
+
+
+def test_bad_options_of_the_app_are_refused(app: Celery) -> None:
+    """An app-wide option is checked like a task's own."""
+    guarded(app)
+    app.conf.reliable_tasks_lease_seconds = -1
+
+    with pytest.raises(ConfigurationError, match="lease_seconds: expected seconds"):
+        check(app)
+
+
+def test_setup_twice_changes_nothing(app: Celery) -> None:
+    """Calling setup again leaves one worker step and the same settings."""
+    setup(app, {"reliable_tasks_lease_seconds": 10})
+    steps, lease = set(app.steps["worker"]), app.conf.reliable_tasks_lease_seconds
+    setup(app, {"reliable_tasks_lease_seconds": 10})
+
+    assert (set(app.steps["worker"]), app.conf.reliable_tasks_lease_seconds) == (steps, lease)
+
+
+def test_a_guarded_task_brings_its_worker_step(app: Celery) -> None:
+    """The base class alone is enough: the worker is checked without a call of setup."""
+    guarded(app)
+
+    assert f"{WorkerStep.__module__}:{WorkerStep.__name__}" in app.steps["worker"]
