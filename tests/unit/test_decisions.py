@@ -165,6 +165,13 @@ class TestTable:
             answer = decisions.claim(running, asking(line=line), NOW_US)[1]
             assert answer == replace(COPY_WAITS, newer=newer)
 
+    @pytest.mark.parametrize("state", [State.QUEUED, State.IDLE])
+    def test_a_key_that_nobody_holds_binds_nobody(self, state: State) -> None:
+        """A reservation or a release is no execution whose payload others must share."""
+        before = record(state, live=LIVE, payload="p")
+
+        assert decisions.claim(before, asking("other", payload="q"), NOW_US)[1] == GRANTED
+
     def test_the_last_millisecond(self) -> None:
         """A lease of 1 ms is live in its millisecond and over in the next."""
         held, _ = decisions.claim(None, asking(lease_ms=1), NOW_US)

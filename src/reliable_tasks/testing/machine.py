@@ -47,7 +47,7 @@ KEYS = st.sampled_from(NAMES)
 JOBS = st.sampled_from(["a", "b", "c"])
 LINES = st.builds(line_of, st.integers(0, 2), st.integers(0, 1))
 LEASES = st.sampled_from([OVER_AT_ONCE_MS, HOUR_MS])
-HORIZONS = st.sampled_from([10 * HOUR_MS, 10 * HOUR_MS, 10 * HOUR_MS, OVER_AT_ONCE_MS])
+HORIZONS = st.sampled_from([*(10 * HOUR_MS,) * 7, OVER_AT_ONCE_MS])
 RETENTIONS = st.sampled_from([0, OVER_AT_ONCE_MS, 100 * HOUR_MS])
 LIMITS = st.integers(1, 4)
 PAYLOADS = st.sampled_from(["", "p", "q"])
@@ -61,7 +61,8 @@ OUTCOMES = st.one_of(
         keep_ms=RETENTIONS,
     ),
 )
-RECENT = st.integers(0, 3)
+ORDERS = ("forget", "scan", "scan", "reserve", "reserve", "reserve", "newer release")
+RECENT = st.sampled_from([0, 0, 0, 1, 2, 3])
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -126,6 +127,34 @@ class StoreMachine(RuleBasedStateMachine):
         """A new delivery asks."""
         self.deliveries.append(f"delivery-{len(self.deliveries)}")
         self._claim(name, self.deliveries[-1], job, **terms)
+
+    @rule(name=KEYS, job=JOBS, lease_ms=LEASES)
+    def claim_as_most_do(self, name: str, job: str, lease_ms: int) -> None:
+        """The first message of a job asks, with the defaults."""
+        self.claim(
+            name,
+            job,
+            line=0,
+            lease_ms=lease_ms,
+            horizon_ms=10 * HOUR_MS,
+            limit=3,
+            payload="",
+        )
+
+    @rule(name=KEYS, job=JOBS, line=LINES, outcome=OUTCOMES)
+    def run(self, name: str, job: str, line: int, outcome: Outcome) -> None:
+        """A job runs from its claim to its end, if it may."""
+        self.claim(
+            name,
+            job,
+            line=line,
+            lease_ms=HOUR_MS,
+            horizon_ms=10 * HOUR_MS,
+            limit=3,
+            payload="",
+        )
+        if self._held(name):
+            self.settle_what_runs(name, line, outcome, 10 * HOUR_MS)
 
     @precondition(lambda self: self.deliveries)
     @rule(
@@ -279,29 +308,24 @@ class StoreMachine(RuleBasedStateMachine):
 
     # looking
 
-    @rule(name=KEYS)
-    def forget(self, name: str) -> None:
-        """An operator forgets a key."""
-        expected, got = self._ask(name, lambda store: store.forget(self._key(name)))
-        assert got == expected
+    @rule(name=KEYS, order=st.sampled_from(ORDERS))
+    def operate(self, name: str, order: str) -> None:
+        """An operator looks or forgets; a producer reserves; a newer release does what it knows."""
+        if order == "forget":
+            expected, got = self._ask(name, lambda store: store.forget(self._key(name)))
+            assert got == expected
+        elif order == "scan":
+            found = [sorted(store.scan(self.prefix)) for store in (self.model, self.store)]
+            assert found[1] == found[0]
+        else:
+            self._overwrite(name, State.QUEUED if order == "reserve" else "N")
         self._compare(name)
 
-    @rule()
-    def scan(self) -> None:
-        """An operator lists the keys."""
-        found = [sorted(store.scan(self.prefix)) for store in (self.model, self.store)]
-        assert found[1] == found[0]
-
-    @precondition(lambda self: self.plant is not None)
-    @rule(name=KEYS, state=st.sampled_from([State.QUEUED, "N"]))
-    def overwrite(self, name: str, state: str) -> None:
-        """A producer reserves the key, or a newer release does what only it knows."""
-        record = self.model.peek(self._key(name))
-        if record is None or self.plant is None:
+    def _overwrite(self, name: str, state: str) -> None:
+        if self.plant is None or self.model.peek(self._key(name)) is None:
             return
         self.model._records[self._key(name)].state = state  # noqa: SLF001 - there is no other way
         self.plant(self._key(name), str(state))
-        self._compare(name)
 
     # both sides
 

@@ -390,10 +390,10 @@ class Claims(Fixtures):
     @pytest.mark.parametrize("job", ["a", "b"])
     def test_a_reservation_stops_no_execution(self, key: OneKey, plant: Plant, job: str) -> None:
         """A key that is only reserved is free for whichever job comes first."""
-        key.start("a")
+        key.start("a", payload="p")
         plant(key.key, State.QUEUED)
 
-        assert key.claim(job) == Granted(key.record.token, 0)
+        assert key.claim(job, payload="q") == Granted(key.record.token, 0)
 
     # released
 
