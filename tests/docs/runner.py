@@ -195,6 +195,8 @@ def main() -> int:
     sys.path.insert(0, str(Path.cwd()))
     page = Page(Path(sys.argv[1]), sys.argv[2])
     os.environ["PYTHONUNBUFFERED"] = "1"
+    programs = Path(sys.executable).parent  # a page's `python` and `celery` are this environment's
+    os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     try:
         page.run()
     except PageError as error:
