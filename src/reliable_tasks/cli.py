@@ -22,9 +22,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     options = _parser().parse_args(argv)
-    from reliable_tasks.demo.show import show  # noqa: PLC0415 - `--help` needs neither Celery nor redis
+    try:
+        return _demo(options.url, options.jobs, options.seed)
+    except KeyboardInterrupt:  # so early that the demo could not take it
+        return 130
 
-    return show(options.url, options.jobs, options.seed)
+
+def _demo(url: str | None, jobs: int, seed: int) -> int:
+    from reliable_tasks.demo.show import show  # noqa: PLC0415 - `--help` needs none of it
+
+    return show(url, jobs, seed)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -70,7 +70,7 @@ def _embedded(prefix: str) -> Iterator[Ground]:
         ) from None
     except (ServerFailed, AssertionError, OSError) as error:
         raise Trouble(
-            f"the embedded server did not start: {scrubbed(error, None)[-300:]} "
+            f"the embedded server did not start: {scrubbed(error, None)[-300:]}. "
             "Name a Redis of your own instead: --url redis://host:port/0"
         ) from None
     with server, server.client() as client:
@@ -101,19 +101,19 @@ def _try_out(client: Any, prefix: str, url: str, address: str) -> None:
     try:
         client.set(f"{prefix}-probe", "1", ex=60)
         client.delete(f"{prefix}-probe")
-    except redis.AuthenticationError as error:
+    except redis.AuthenticationError:
         raise Trouble(
-            f"{address} refuses the login: {scrubbed(error, url)} Give user and password in "
-            "the address: --url redis://user:password@host:port/0"
+            f"{address} refuses the login in --url, or the lack of one. Give the right user and "
+            "password in the address: --url redis://user:password@host:port/0"
         ) from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise Trouble(
-            f"no server answers at {address} ({scrubbed(error, url)}) Start it, mend --url, or "
+            f"no server answers at {address} ({scrubbed(error, url)}). Start it, mend --url, or "
             "leave --url out: the demo then brings a server of its own."
         ) from None
-    except (redis.RedisError, ValueError) as error:
+    except (redis.RedisError, ValueError, TypeError) as error:
         raise Trouble(
-            f"{address} cannot be written to: {scrubbed(error, url)} Name a Redis that takes "
+            f"{address} cannot be used: {scrubbed(error, url)}. Name a Redis that takes "
             "writes, or leave --url out: the demo then brings a server of its own."
         ) from None
 

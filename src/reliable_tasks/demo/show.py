@@ -54,7 +54,7 @@ def show(url: str | None, jobs: int, seed: int) -> int:
             reason = str(trouble)
         except (redis.RedisError, OperationalError) as error:
             reason = (
-                f"the server failed in the middle: {scrubbed(error, url)} Start the demo again."
+                f"the server failed in the middle: {scrubbed(error, url)}. Start the demo again."
             )
         except WorkerFailed as error:
             reason = f"a worker did not start: {scrubbed(error, url)}"

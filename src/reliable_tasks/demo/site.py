@@ -85,7 +85,7 @@ class Site:
                 "unacked_restore_interval": 0.5,
                 "unacked_restore_throttle": 1,
                 "unacked_mutex_expire": 1,
-                "socket_timeout": 10.0,
+                "socket_timeout": 5.0,
                 "socket_connect_timeout": 5.0,
             },
             "broker_connection_retry_on_startup": True,

@@ -36,14 +36,15 @@ def address_of(url: str) -> str:
         port = parts.port or 6_379
     except ValueError:
         raise _not_an_address() from None
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+    is_database = parts.path.strip("/").isdecimal() or parts.path in ("", "/")
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or not is_database:
         raise _not_an_address()
     return f"{parts.scheme}://{parts.hostname}:{port}{parts.path}"
 
 
 def scrubbed(text: object, url: str | None) -> str:
-    """Return *text* in one line, without the password of *url*."""
-    line = " ".join(str(text).split())
+    """Return *text* in one line, without the password of *url* and without a full stop."""
+    line = " ".join(str(text).split()).rstrip(".")
     password = _parts(url).password if url else None
     for secret in {password, unquote(password)} if password else ():
         line = line.replace(secret, "***")
