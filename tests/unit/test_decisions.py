@@ -266,6 +266,18 @@ class TestHandOver:
         youngest = {f"job-{age}" for age in range(MAX_FACTS - 8 - 1)}
         assert set(after.facts) == {"new", *youngest}
 
+    def test_what_is_past_the_horizon_goes_too(self) -> None:
+        """When there is need, all that nobody can ask about any more makes room."""
+        ages_ms = [0] * 30 + [HORIZON_MS - 1] * 10 + [HORIZON_MS] * 12 + [HORIZON_MS + 1] * 12
+        facts = {
+            f"job-{number}": Fact(HOP, at_ms=NOW_MS - age_ms)
+            for number, age_ms in enumerate(ages_ms)
+        }
+        before = record(State.RUNNING, live=LIVE, facts=facts)
+        after = decisions.advance(before, "new", HOP, HORIZON_MS, NOW_US)
+
+        assert set(after.facts) == {"new", *(f"job-{number}" for number in range(40))}
+
     def test_a_full_set_of_facts_is_left_alone(self) -> None:
         """Nothing is pruned before there is need, old as it may be."""
         facts = {f"job-{age}": Fact(HOP, at_ms=0) for age in range(MAX_FACTS - 1)}
@@ -318,6 +330,14 @@ class TestKeeping:
         after, _ = decisions.claim(record(State.RUNNING), asking(max_crashes=1), NOW_US)
 
         assert (after.state, after.expires_ms) == (State.QUARANTINED, None)
+
+    def test_a_quarantined_key_is_not_draining(self) -> None:
+        """That the last execution's end was announced means nothing for a key that runs no more."""
+        before = record(State.RUNNING, draining=True, suspects=(1,))
+        after, answer = decisions.claim(before, asking(max_crashes=1), NOW_US)
+
+        assert answer == Poisoned(1)
+        assert not after.draining
 
     def test_renewal(self) -> None:
         """A renewed record outlives its lease by the horizon."""

@@ -128,7 +128,7 @@ def _grant(record: Record, ask: Claim, now_us: int) -> Granted:
     record.token = max(record.token + 1, now_us)
     record.delivery = ask.delivery
     record.until_ms = now_ms + ask.lease_ms
-    record.line = max(record.line, ask.line)
+    record.line = ask.line  # no older one gets here
     record.retries = retries_of(ask.line)
     record.closed, record.replays, record.draining = False, 0, False
     record.outcome, record.payload = None, ask.payload
@@ -148,8 +148,8 @@ def _hand_over(record: Record, job: str, now_ms: int, horizon_ms: int) -> None:
         if not previous.ended:
             previous.token = 0
         record.facts[record.job] = previous
-    taken = record.facts.pop(job, None)
-    record.job, record.line = job, taken.line if taken else 0
+    record.facts.pop(job, None)
+    record.job = job
     _prune(record, now_ms, horizon_ms)
 
 
