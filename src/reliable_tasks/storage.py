@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 from reliable_tasks.core.keys import digest
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.stores.opening import DEFAULT_TIMEOUT, open_store
 
-__all__ = ("Place", "place_of", "prefix_of")
+__all__ = ("Place", "place_of", "prefix_of", "warn_of_other_store")
 
-_REDIS = ("redis", "rediss", "redis+socket", "sentinel", "redis+cluster")
+logger = logging.getLogger("reliable_tasks")
+
+_REDIS = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+cluster", "rediss+cluster")
+_SENTINEL = ("master_name", "min_other_sentinels", "sentinel_kwargs")
+_QUERY = ("db", "protocol", "virtual_host")
+
+_warned_of: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where records live, before anything is opened."""
 
-    target: Any  # a URL, a client, or a store
+    target: Any = field(repr=False)  # a URL, which may hold a password, a client, or a store
     timeout: float
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
 
     def open(self) -> Store:
-        """Return the store; the same one each time for a URL."""
+        """Return the store; the same one each time for a URL or a client."""
         return open_store(self.target, timeout=self.timeout, **dict(self.options))
 
     @property
     def store_id(self) -> str:
         """A short name of the place, equal in every process and without credentials."""
-        if not isinstance(self.target, str):
-            return digest(self.open().identity)
-        master = dict(self.options).get("master_name", "")
-        return digest([*(_address(each) for each in self.target.split(";")), master])
+        return digest(self.open().identity)
+
+
+def warn_of_other_store(theirs: str, own: Place) -> None:
+    """
+    Say, once a process and store, that a producer expects the records elsewhere.
+
+    Args:
+        theirs: The id of the store in a message's header.
+        own: Where this worker's records live.
+    """
+    if theirs in _warned_of:
+        return
+    _warned_of.add(theirs)
+    logger.warning(
+        "a message comes from a producer whose store of records is another one than this worker's, "
+        "%s. Jobs are guarded here, but not against those that run on the other store: give all "
+        "producers and workers the same reliable_tasks_store_url (or the same broker).",
+        own.open().identity,
+    )
 
 
 def place_of(conf: Mapping[str, Any], *, url: str | None = None, store: Any = None) -> Place:
@@ -75,13 +99,18 @@ def prefix_of(conf: Mapping[str, Any]) -> str:
 
 
 def _broker(conf: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    url = conf.get("broker_write_url") or conf.get("broker_url")
+    url = _url(conf, "broker_write_url") or _url(conf, "broker_url")
     return _redis(url, conf.get("broker_transport_options"), conf.get("broker_use_ssl"))
 
 
 def _backend(conf: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     options = conf.get("result_backend_transport_options")
-    return _redis(conf.get("result_backend"), options, conf.get("redis_backend_use_ssl"))
+    return _redis(_url(conf, "result_backend"), options, conf.get("redis_backend_use_ssl"))
+
+
+def _url(conf: Mapping[str, Any], name: str) -> Any:
+    """Return an address as Celery reads it: CELERY_BROKER_URL and the like win over the setting."""
+    return getattr(conf, name, None) or conf.get(name)
 
 
 def _redis(url: Any, transport: Any, tls: Any) -> tuple[str, dict[str, Any]] | None:
@@ -92,24 +121,22 @@ def _redis(url: Any, transport: Any, tls: Any) -> tuple[str, dict[str, Any]] | N
         return None
     options: dict[str, Any] = {}
     if url.startswith("sentinel://"):
-        wanted = ("master_name", "sentinel_kwargs")
-        options = {name: transport[name] for name in wanted if name in (transport or {})}
+        options = {name: transport[name] for name in _SENTINEL if name in (transport or {})}
+        tls = {"ssl": True, **tls} if isinstance(tls, Mapping) else None
     else:
         url = _with_redis_names(url.split(";")[0])
-    if url.startswith("rediss://") and isinstance(tls, Mapping):
+    if isinstance(tls, Mapping):
+        url = re.sub("^redis://", "rediss://", url)  # as Kombu does with broker_use_ssl
         options |= tls
     return url, options
 
 
 def _with_redis_names(url: str) -> str:
-    """Write Celery's ``ssl_cert_reqs=CERT_REQUIRED`` as redis-py does: ``required``."""
-    parts = urlsplit(url)
-    query = [(name, value.removeprefix("CERT_").lower() if name == "ssl_cert_reqs" else value)
-             for name, value in parse_qsl(parts.query)]  # fmt: skip
-    return urlunsplit(parts._replace(query=urlencode(query)))
-
-
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    host = "localhost" if parts.hostname in (None, "127.0.0.1", "::1") else parts.hostname
-    return f"{host}:{parts.port or ''}{parts.path.rstrip('/') or '/0'}"
+    """Keep what redis-py knows of an address, and write Celery's ``CERT_REQUIRED`` as it does."""
+    head, _, query = url.partition("?")
+    kept = [
+        (name, value.removeprefix("CERT_").lower() if name == "ssl_cert_reqs" else value)
+        for name, value in parse_qsl(query)
+        if name.startswith("ssl_") or name in _QUERY
+    ]
+    return f"{head}?{urlencode(kept)}" if kept else head

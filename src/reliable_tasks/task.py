@@ -36,7 +36,7 @@ from reliable_tasks.leases import Lease
 from reliable_tasks.message import Drop, Requeue
 from reliable_tasks.publish import freeze
 from reliable_tasks.shield import SoftLimitShield
-from reliable_tasks.storage import Place, place_of, prefix_of
+from reliable_tasks.storage import Place, place_of, prefix_of, warn_of_other_store
 from reliable_tasks.stores.memory import MemoryStore
 
 __all__ = ("IdempotentTask",)
@@ -186,6 +186,8 @@ class IdempotentTask(Task):
         """
         headers = request.headers
         header = Header.parse(headers.get(NAME), request.id) if headers else None
+        if header is not None and header.store_id not in (None, self.store_id):
+            warn_of_other_store(header.store_id, self.place)
         if header is None or (header.key_digest is None and self.guard_options.idempotency_key):
             made = self._header_of(args, kwargs, request.id, None)
             header = made if header is None else Header(

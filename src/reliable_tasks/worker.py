@@ -53,7 +53,7 @@ def check(app: Any) -> None:
             "hangs on its message. Remove the setting."
         )
     for task in guarded:
-        task.guard_options, task.place, task.record_prefix  # noqa: B018 - each raises if it is wrong
+        task.guard_options, task.records, task.record_prefix  # noqa: B018 - each raises if it is wrong
 
 
 def check_names(settings: Iterable[str]) -> None:

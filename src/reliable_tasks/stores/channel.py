@@ -3,26 +3,26 @@ The way to a Redis server: bounded in time, one connection a caller, no needless
 
 redis-py's own command path costs more than the commands that this library
 sends, so a `DirectChannel` packs them itself and keeps a few connections at
-hand. A client without a plain connection pool (Redis Cluster) is asked through
-its public `execute_command` instead.
+hand.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 from redis.retry import Retry
 
 from reliable_tasks.errors import StoreUnavailable
+from reliable_tasks.stores.addresses import Way
 from reliable_tasks.stores.scripts import Script
 
-__all__ = ("Channel", "ClusterChannel", "DirectChannel", "pack")
+__all__ = ("Channel", "DirectChannel", "pack")
 
 
 def pack(*parts: bytes | str | int) -> bytes:
@@ -58,22 +58,22 @@ class Channel(Protocol):
 
 class DirectChannel:
     """
-    A channel to whatever server the connections of *pool* lead to.
+    A channel to whatever server *way* leads to.
 
-    Connections are this channel's own, made from the pool's settings but with
-    our time-outs and without redis-py's retries. They are handed out last in,
+    Connections are this channel's own, with our time-outs and without redis-py's
+    retries. They are handed out last in,
     first out, so a process that does one thing at a time uses one; a forked
     child starts with none.
 
     Args:
-        pool: Any redis-py connection pool, a Sentinel one included.
+        way: The kind of connection, and its settings.
         timeout: Seconds that connecting, and each answer, may take.
     """
 
     BATCH = 1_000
 
-    def __init__(self, pool: redis.ConnectionPool, timeout: float) -> None:
-        self._pool, self._timeout = pool, timeout
+    def __init__(self, way: Way, timeout: float) -> None:
+        self.way, self._timeout = way, timeout
         self._idle: deque[Any] = deque()
         self._pid = os.getpid()
 
@@ -150,7 +150,7 @@ class DirectChannel:
             return False, self._connect()
 
     def _connect(self) -> Any:
-        connection: Any = self._pool.connection_class(**self._pool.connection_kwargs)
+        connection: Any = self.way.connection_class(**self.way.connection_kwargs)
         connection.socket_timeout = connection.socket_connect_timeout = self._timeout
         connection.retry = Retry(NoBackoff(), 0)
         return connection
@@ -160,6 +160,8 @@ def _reply(connection: Any) -> Any:
     """Return one reply; an error that the server replies is a value, the connection is sound."""
     try:
         return connection.read_response(disable_decoding=True)
+    except ReadOnlyError as error:  # the name may lead to another primary by now
+        raise redis.ConnectionError(f"READONLY {error}") from error
     except redis.ResponseError as error:
         return error
 
@@ -172,67 +174,3 @@ def _checked(reply: Any, operation: str) -> Any:
 
 def _unavailable(operation: str, error: Exception) -> StoreUnavailable:
     return StoreUnavailable(operation, f"{type(error).__name__}: {error}")
-
-
-class ClusterChannel:
-    """A channel through `redis.RedisCluster`, whose own routing finds the node of each key."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
-        return self._run(script, key, _unpack(arguments))
-
-    def run_many(
-        self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
-    ) -> str:
-        answers = dict.fromkeys(range(len(pairs)), b"")
-        by_node: dict[Any, list[int]] = {}
-        for at, (key, _) in enumerate(pairs):
-            by_node.setdefault(self._client.get_node_from_key(key), []).append(at)
-        for node, places in by_node.items():
-            pipe = self._client.get_redis_connection(node).pipeline(transaction=False)
-            for at in places:
-                pipe.evalsha(script.digest, 1, pairs[at][0], *shared, pairs[at][1])
-            replies = self._guarded(
-                script.name, lambda pipe=pipe: pipe.execute(raise_on_error=False)
-            )
-            for at, reply in zip(places, replies, strict=True):
-                if isinstance(reply, Exception):  # not loaded, or the slot has moved
-                    reply = self._run(script, pairs[at][0], [*shared, pairs[at][1]])
-                answers[at] = reply if isinstance(reply, bytes) else str(reply).encode()
-        return b"".join(answers.values()).decode()
-
-    def execute(self, *command: Any) -> Any:
-        return self._guarded(
-            str(command[0]), lambda: self._client.execute_command(*command, NEVER_DECODE=True)
-        )
-
-    def scan(self, pattern: str) -> Iterator[bytes]:
-        for key in self._client.scan_iter(match=pattern, count=1_000):
-            yield key if isinstance(key, bytes) else key.encode()
-
-    def _run(self, script: Script, key: str, arguments: Sequence[Any]) -> Any:
-        try:
-            return self.execute("EVALSHA", script.digest, 1, key, *arguments)
-        except StoreUnavailable as error:
-            if not isinstance(error.__cause__, NoScriptError):
-                raise
-        return self.execute("EVAL", script.text, 1, key, *arguments)
-
-    def _guarded(self, operation: str, ask: Callable[[], Any]) -> Any:
-        try:
-            return ask()
-        except (RedisError, OSError) as error:
-            raise _unavailable(operation, error) from error
-
-
-def _unpack(packed: bytes) -> list[bytes]:
-    """Undo `pack`."""
-    parts, at = [], 0
-    while at < len(packed):
-        start = packed.index(b"\r\n", at) + 2
-        length = int(packed[at + 1 : start - 2])
-        parts.append(packed[start : start + length])
-        at = start + length + 2
-    return parts

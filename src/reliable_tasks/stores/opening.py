@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Mapping
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import ConfigurationError
@@ -11,12 +13,28 @@ from reliable_tasks.errors import ConfigurationError
 __all__ = ("open_store",)
 
 DEFAULT_TIMEOUT = 2.0  # seconds
-_SCHEMES = ("redis", "rediss", "unix", "redis+socket")
+_SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+socket",
+    "sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+
+_Opened = dict[tuple[float, str], Store]
+_by_url: dict[str, _Opened] = {}
+_by_client: WeakKeyDictionary[Any, _Opened] = WeakKeyDictionary()
+_opening = Lock()
 
 
 def open_store(place: Any, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> Store:
     """
     Return the store at *place*; opens no connection.
+
+    The same URL, or the same client, gives the same store, so that all tasks of a
+    process share its connections.
 
     Args:
         place: A URL, a redis-py client, or an object with the methods of `Store`.
@@ -26,23 +44,36 @@ def open_store(place: Any, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) 
     Raises:
         ConfigurationError: *place* is none of these.
     """
-    if isinstance(place, Store):
+    if not isinstance(place, str) and isinstance(place, Store):
         return place
+    terms = (timeout, repr(sorted(options.items())))
+    with _opening:
+        opened = _by_url.setdefault(place, {}) if isinstance(place, str) else _of_client(place)
+        if terms not in opened:
+            opened[terms] = _open(place, timeout, options)
+        return opened[terms]
+
+
+def _of_client(client: Any) -> _Opened:
+    try:
+        return _by_client.setdefault(client, {})
+    except TypeError:  # no client, whatever it is: refused in a moment
+        return {}
+
+
+def _open(place: Any, timeout: float, options: Mapping[str, Any]) -> Store:
     if isinstance(place, str):
-        return _from_url(place, timeout, tuple(sorted(options.items())))
+        _check_scheme(place.partition("://")[0])
     from reliable_tasks.stores.redis import RedisStore  # noqa: PLC0415 - redis is not needed before
 
+    if isinstance(place, str):
+        return RedisStore.from_url(place, timeout=timeout, **options)
     return RedisStore(place, timeout=timeout)
 
 
-@lru_cache(maxsize=64)
-def _from_url(url: str, timeout: float, options: tuple[tuple[str, Any], ...]) -> Store:
-    scheme = url.partition("://")[0]
-    if scheme not in _SCHEMES and not scheme.startswith(("sentinel", "redis+cluster")):
+def _check_scheme(scheme: str) -> None:
+    if scheme not in _SCHEMES:
         raise ConfigurationError(
-            "store_url: expected redis://, rediss://, unix://, sentinel:// or redis+cluster://, "
-            f"got a URL of scheme {scheme!r}"
+            f"store_url: expected one of {', '.join(f'{each}://' for each in _SCHEMES)}, got "
+            f"{scheme + '://' if len(scheme) <= 20 else 'something else'}"
         )
-    from reliable_tasks.stores.redis import RedisStore  # noqa: PLC0415 - redis is not needed before
-
-    return RedisStore.from_url(url, timeout=timeout, **dict(options))

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-import redis
-
 from reliable_tasks.core.records import (
     Answer,
     Busy,
@@ -25,9 +23,11 @@ from reliable_tasks.core.records import (
     Unreadable,
 )
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.stores.addresses import client_at
-from reliable_tasks.stores.channel import Channel, ClusterChannel, DirectChannel, pack
+from reliable_tasks.stores.addresses import ClusterWay, SentinelWay, Way, way_of, way_to
+from reliable_tasks.stores.channel import Channel, DirectChannel, pack
+from reliable_tasks.stores.cluster import ClusterChannel
 from reliable_tasks.stores.scripts import load
+from reliable_tasks.stores.sentinel import SentinelChannel
 
 __all__ = ("RedisStore",)
 
@@ -44,8 +44,8 @@ class RedisStore:
 
     Args:
         client: A `redis.Redis` (plain, TLS, from Sentinel's `master_for`) or a
-            `redis.RedisCluster`. Its address and credentials are used; time-outs
-            and retries are this store's own, except on a cluster.
+            `redis.RedisCluster`. Its address and credentials are used; connections,
+            time-outs and retries are this store's own.
         timeout: Seconds, above 0, that connecting, and each answer, may take.
 
     Raises:
@@ -53,30 +53,25 @@ class RedisStore:
     """
 
     def __init__(self, client: Any, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        self._client = client
-        self._channel = _channel_of(client, timeout)
+        self._place, self._channel = _channel_of(client, timeout)
         self._claim, self._settle, self._renew = load("claim"), load("settle"), load("renew")
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> RedisStore:
         """
-        Return a store on the server at *url*; opens no connection (a cluster is asked at once).
+        Return a store on the server at *url*; opens no connection.
 
         Args:
             url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``sentinel://`` or
-                ``redis+cluster://``; see `addresses.client_at`.
+                ``redis+cluster://``; see `addresses.way_to`.
             timeout: See the class.
             options: Passed on to redis-py.
         """
-        return cls(client_at(url, timeout, options), timeout=timeout)
+        return cls(way_to(url, timeout, options), timeout=timeout)
 
     @property
     def identity(self) -> str:
-        pool = getattr(self._client, "connection_pool", None)
-        place = pool.connection_kwargs if pool is not None else {}
-        host = place.get("path") or place.get("host") or getattr(pool, "service_name", "cluster")
-        host = "localhost" if host == "127.0.0.1" else host
-        return f"{host}:{place.get('port', '')}/{place.get('db') or 0}"
+        return self._place
 
     def __repr__(self) -> str:
         return f"<RedisStore {self.identity}>"
@@ -135,7 +130,7 @@ class RedisStore:
             return None
         seconds, micros = self._channel.execute("TIME") if left_ms >= 0 else (0, 0)
         now_ms = int(seconds) * 1_000 + int(micros) // 1_000
-        return _record(fields, now_ms + left_ms if left_ms >= 0 else None)
+        return _record(key, fields, now_ms + left_ms if left_ms >= 0 else None)
 
     def forget(self, key: str) -> bool:
         return bool(self._channel.execute("DEL", key))
@@ -151,23 +146,21 @@ class RedisStore:
         cursor: Any = b"0"
         while True:
             cursor, found = self._channel.execute("HSCAN", shelf, cursor, "COUNT", 100)
-            for job, letter in _mapping(found).items():
-                yield job, letter
+            yield from _mapping(found).items()
             if int(cursor) == 0:
                 return
 
 
-def _channel_of(client: Any, timeout: float) -> Channel:
+def _channel_of(client: Any, timeout: float) -> tuple[str, Channel]:
+    """Return the name of the place that *client*, or a way, leads to, and the channel there."""
     if not timeout > 0:
         raise ConfigurationError(f"store_timeout: expected seconds above 0, got {timeout!r}")
-    if isinstance(client, redis.RedisCluster):
-        return ClusterChannel(client)
-    if isinstance(client, redis.Redis):
-        return DirectChannel(client.connection_pool, timeout)
-    raise ConfigurationError(
-        "store: expected a redis.Redis, a redis.RedisCluster or an object with the methods of "
-        f"reliable_tasks.core.store.Store, got {type(client).__module__}.{type(client).__name__}"
-    )
+    way = client if isinstance(client, Way | SentinelWay | ClusterWay) else way_of(client)
+    if isinstance(way, ClusterWay):
+        return way.place, ClusterChannel(way, timeout)
+    if isinstance(way, SentinelWay):
+        return way.place, SentinelChannel(way, timeout)
+    return way.place, DirectChannel(way, timeout)
 
 
 @lru_cache(maxsize=256)
@@ -200,13 +193,13 @@ def _mapping(reply: Any) -> dict[str, bytes]:
     return {reply[at].decode(): reply[at + 1] for at in range(0, len(reply), 2)}
 
 
-def _record(fields: dict[str, bytes], expires_ms: int | None) -> Record:
+def _record(key: str, fields: dict[str, bytes], expires_ms: int | None) -> Record:
     """Read a record's hash; the layout is described in the reference."""
     text = {name: value.decode() for name, value in fields.items() if name[0] != "o"}
     state = text["s"]
     return Record(
         state=State(state) if state in set(State) else state,
-        job=text.get("j", ""),
+        job=text["j"] if "j" in text else _named_by(key),
         token=int(text.get("t", 0)),
         delivery=text.get("d", ""),
         until_ms=int(text.get("u", 0)),
@@ -225,6 +218,12 @@ def _record(fields: dict[str, bytes], expires_ms: int | None) -> Record:
         },
         expires_ms=expires_ms,
     )
+
+
+def _named_by(key: str) -> str:
+    """Return the job whose message is the identity, which is not stored a second time."""
+    _, mark, job = key.rpartition(":@")
+    return job if mark else ""
 
 
 def _fact(packed: str, outcome: bytes | None) -> Fact:

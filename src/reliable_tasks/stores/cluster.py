@@ -1,0 +1,174 @@
+"""
+The way to a Redis Cluster: the map of its slots, and one channel a node.
+
+Routing is our own because redis-py's cluster client tries again by itself, so
+that nobody can say how long one answer may take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import redis
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, MovedError
+
+from reliable_tasks.errors import StoreUnavailable
+from reliable_tasks.stores.addresses import ClusterWay, Way
+from reliable_tasks.stores.channel import DirectChannel, pack
+from reliable_tasks.stores.scripts import Script
+
+__all__ = ("ClusterChannel",)
+
+T = TypeVar("T")
+
+_REDIRECTS = 5
+_ASKING = b"*1\r\n$6\r\nASKING\r\n"
+
+
+class ClusterChannel:
+    """
+    A channel to the nodes of a cluster; each key's node is asked directly.
+
+    The map of slots is read when it is first needed, and anew after a node sent
+    a question elsewhere or did not answer.
+
+    Args:
+        way: Nodes to learn the others from.
+        timeout: Seconds that reading the map, and then each answer, may take.
+    """
+
+    def __init__(self, way: ClusterWay, timeout: float) -> None:
+        self._way, self._timeout = way, timeout
+        self._nodes: dict[tuple[str, int], _Node] = {}
+        self._slots: list[tuple[int, int, _Node]] = []  # first, last, node
+
+    def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
+        return self._routed(key, lambda node: node.run(script, key, arguments, count))
+
+    def run_many(
+        self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
+    ) -> str:
+        by_node: dict[_Node, list[int]] = {}
+        for at, (key, _) in enumerate(pairs):
+            by_node.setdefault(self._owner(key), []).append(at)
+        answers: dict[int, Any] = {}
+        for node, places in by_node.items():
+            replies = node.run_each(script, shared, [pairs[at] for at in places])
+            answers |= zip(places, replies, strict=True)
+        for at, reply in answers.items():
+            if isinstance(reply, Exception):  # not loaded there, or the slot has moved
+                answers[at] = self._run_one(script, shared, pairs[at])
+        return b"".join(answers[at] for at in range(len(pairs))).decode()
+
+    def _run_one(self, script: Script, shared: Sequence[Any], pair: tuple[str, Any]) -> bytes:
+        return self._routed(pair[0], lambda node: node.run_many(script, shared, [pair])).encode()
+
+    def execute(self, *command: Any) -> Any:
+        key = str(command[1]) if len(command) > 1 else ""
+        return self._routed(key, lambda node: node.execute(*command))
+
+    def scan(self, pattern: str) -> Iterator[bytes]:
+        for node in dict.fromkeys(node for _, _, node in self._map()):
+            yield from node.scan(pattern)
+
+    def _routed(self, key: str, ask: Callable[[_Node], T]) -> T:
+        """Ask the node that holds *key*, following the cluster where it sends us."""
+        node = self._owner(key)
+        for _ in range(_REDIRECTS):
+            try:
+                return ask(node)
+            except StoreUnavailable as error:
+                node = self._next(node, error)
+        raise StoreUnavailable("route", f"sent on more than {_REDIRECTS} times: slots are moving")
+
+    def _next(self, node: _Node, error: StoreUnavailable) -> _Node:
+        """Return the node that *node* sent us to; raise *error* if it is none of that kind."""
+        cause = error.__cause__
+        if isinstance(cause, MovedError):
+            self._slots = []
+            return self._node(*self._address(node, cause.host, cause.port))
+        if isinstance(cause, AskError):
+            return _Asking(
+                self._way_to(*self._address(node, cause.host, cause.port)), self._timeout
+            )
+        if isinstance(
+            cause, ClusterDownError | redis.ConnectionError | redis.TimeoutError | OSError
+        ):
+            self._slots = []  # the next question finds out who took over
+        raise error
+
+    # --- the map --------------------------------------------------------------------------
+
+    def _owner(self, key: str) -> _Node:
+        slot = key_slot(key.encode())
+        for first, last, node in self._map():
+            if first <= slot <= last:
+                return node
+        raise StoreUnavailable("route", f"no node of the cluster serves slot {slot}")
+
+    def _map(self) -> list[tuple[int, int, _Node]]:
+        slots = self._slots
+        if not slots:
+            slots = self._slots = self._read_map()
+        return slots
+
+    def _read_map(self) -> list[tuple[int, int, _Node]]:
+        ways = self._known_ways()
+        error = None
+        for way in ways:
+            asked = _Node(way, self._timeout / len(ways))
+            try:
+                ranges = asked.execute("CLUSTER", "SLOTS")
+            except StoreUnavailable as unavailable:
+                error = unavailable
+                continue
+            if ranges:
+                return [
+                    (int(first), int(last), self._node(*self._address(asked, *primary[:2])))
+                    for first, last, primary, *_ in ranges
+                ]
+        raise StoreUnavailable("route", "no node of the cluster has slots") from error
+
+    def _known_ways(self) -> list[Way]:
+        known = [self._way_to(*address) for address in self._nodes]
+        places = {(way["host"], way["port"]) for way in known}
+        return [*(way for way in self._way.seeds if (way["host"], way["port"]) not in places),
+                *known]  # fmt: skip
+
+    def _way_to(self, host: str, port: int) -> Way:
+        return self._way.seeds[0].to(host, port)
+
+    def _node(self, host: str, port: int) -> _Node:
+        address = (host, port)
+        if address not in self._nodes:
+            self._nodes[address] = _Node(self._way_to(*address), self._timeout)
+        return self._nodes[address]
+
+    def _address(self, asked: _Node, host: Any, port: Any) -> tuple[str, int]:
+        """Return the address that *asked* named; an empty host means its own."""
+        host = host.decode() if isinstance(host, bytes) else host
+        if not host or host == "?":
+            host = asked.way["host"]
+        return self._way.remap(host, int(port))
+
+
+class _Node(DirectChannel):
+    """A channel to one node."""
+
+    def run_each(
+        self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
+    ) -> list[Any]:
+        """Run *script* once a pair in one round trip; an error is a value among the replies."""
+        count = 5 + len(shared)
+        head = script.by_digest(count)
+        return self._ask(script.name, [head + pack(1, key, *shared, each) for key, each in pairs])
+
+
+class _Asking(_Node):
+    """A channel to the node that takes over a slot, for the questions that it does not own yet."""
+
+    def _ask(self, operation: str, commands: list[bytes]) -> list[Any]:
+        preceded = [part for command in commands for part in (_ASKING, command)]
+        return super()._ask(operation, preceded)[1::2]
