@@ -1,0 +1,75 @@
+"""Stores whose time a test can move."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from reliable_tasks.core.store import Store
+from reliable_tasks.stores.memory import MemoryStore
+from reliable_tasks.testing.clock import ManualClock
+
+__all__ = ("Memory", "Place", "Served")
+
+
+class Place(Protocol):
+    """A store whose time a test can move."""
+
+    store: Store
+
+    def now_ms(self) -> int:
+        """Return the store's time."""
+        ...
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for all records."""
+        ...
+
+    def flush(self) -> None:
+        """Lose all records."""
+        ...
+
+
+class Memory:
+    """The memory store under the world's own clock."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock, self.store = clock, MemoryStore(clock)
+
+    def now_ms(self) -> int:
+        return self._clock.now_us() // 1_000
+
+    def advance(self, seconds: float) -> None:
+        """The world has moved the clock already."""
+
+    def flush(self) -> None:
+        for key in list(self.store.scan()):
+            self.store.forget(key)
+
+
+class Served:
+    """
+    A Redis store, on whose server time is moved by moving its records.
+
+    Args:
+        store: The store.
+        client: Any redis-py client of the same database.
+    """
+
+    def __init__(self, store: Store, client: Any) -> None:
+        self.store, self._client = store, client
+
+    def now_ms(self) -> int:
+        seconds, microseconds = self._client.time()
+        return int(seconds * 1_000 + microseconds // 1_000)
+
+    def advance(self, seconds: float) -> None:
+        for key in list(self.store.scan()):
+            if self._client.hexists(key, "u"):
+                self._client.hincrby(key, "u", -round(seconds * 1_000))
+            left_ms = self._client.pttl(key)
+            if left_ms >= 0:
+                self._client.pexpire(key, left_ms - round(seconds * 1_000))
+
+    def flush(self) -> None:
+        for key in list(self.store.scan()):
+            self.store.forget(key)
