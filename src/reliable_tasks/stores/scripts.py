@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha1
@@ -9,7 +10,7 @@ from importlib.resources import files
 
 __all__ = ("Script", "load")
 
-_WITH_FACTS = frozenset({"claim", "close", "end", "advance"})
+_INCLUDE = "-- include: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,14 @@ class Script:
 
 @cache
 def load(name: str) -> Script:
-    """Return the script in ``lua/<name>.lua``, with the shared functions where it needs them."""
-    folder = files("reliable_tasks.stores") / "lua"
-    text = (folder / f"{name}.lua").read_text("utf-8")
-    if name in _WITH_FACTS:
-        text = (folder / "facts.lua").read_text("utf-8") + text
-    return Script(name, text)
+    """Return the script in ``lua/<name>.lua``, with the files that it includes in their places."""
+    return Script(name, "".join(_lines(name)))
+
+
+def _lines(name: str) -> Iterator[str]:
+    file = files("reliable_tasks.stores") / "lua" / f"{name}.lua"
+    for line in file.read_text("utf-8").splitlines(keepends=True):
+        if line.startswith(_INCLUDE):
+            yield from _lines(line.removeprefix(_INCLUDE).strip())
+        else:
+            yield line

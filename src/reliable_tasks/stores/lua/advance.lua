@@ -1,15 +1,17 @@
 -- advance: a newer message of the job was published; its older copies are dropped from now on.
 -- KEYS[1] the record   ARGV[1] job  [2] line of the newer message  [3] horizon, ms
 -- Returns 1. Repeating it is harmless.
+-- include: base
+-- include: facts
 local job, line, horizon_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local owner, best = unpack(redis.call("HMGET", key, "j", "b"))
-if not owner then
-  redis.call("HSET", key, "s", "I", "j", job, "t", "0", "d", "", "u", "0", "b", int(line))
-  redis.call("PEXPIRE", key, int(horizon_ms))
+local state, j, best = unpack(redis.call("HMGET", key, "s", "j", "b"))
+if not state then
+  redis.call("HSET", key, "s", "I", "t", "0", "d", "", "u", "0", "b", line, owned_by(job))
+  redis.call("PEXPIRE", key, horizon_ms)
   return 1
 end
-if owner == job then
-  if line > tonumber(best or 0) then redis.call("HSET", key, "b", int(line)) end
+if owner_of(j) == job then
+  if line > tonumber(best or 0) then redis.call("HSET", key, "b", line) end
 else
   local now_ms = math.floor(now() / 1000)
   local fact = read_fact(job) or no_fact()

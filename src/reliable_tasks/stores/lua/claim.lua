@@ -5,22 +5,47 @@
 --         {3, state, same job, replays, outcome or nil} finished
 --         {4, reason} superseded    {5, crashes} poisoned    {6} reused    {7} unreadable
 -- Asking again with the same delivery changes nothing and is answered the same.
+-- include: base
 local lease_ms, horizon_ms, max_crashes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local delivery, job, line, payload = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local now_us = now()
 local now_ms = math.floor(now_us / 1000)
-local state, owner, token, last, till, best, closed, replays, suspects, paid, drained, ran =
-  unpack(redis.call("HMGET", key, "s", "j", "t", "d", "u", "b", "z", "n", "x", "p", "g", "a"))
-
 local retries = math.floor(line / 1000000)
+
+local function start(exists, token, best, crashes)
+  local fields = { "s", "R", "t", token, "d", delivery, "u", now_ms + lease_ms }
+  local gone = {}
+  local function set(name, value, absent)
+    if value ~= absent then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    else
+      gone[#gone + 1] = name
+    end
+  end
+  set("j", job, named())
+  set("b", best, 0)
+  set("a", retries, 0)
+  set("p", payload, "")
+  redis.call("HSET", key, unpack(fields))
+  if exists then redis.call("HDEL", key, "z", "n", "g", "o", unpack(gone)) end
+  redis.call("PEXPIRE", key, lease_ms + horizon_ms)
+  return { 1, token, crashes }
+end
+
+if redis.call("EXISTS", key) == 0 then return start(false, now_us, line, 0) end
+
+-- include: facts
+local state, j, token, last, till, best, closed, replays, suspects, paid, drained, ran =
+  unpack(redis.call("HMGET", key, "s", "j", "t", "d", "u", "b", "z", "n", "x", "p", "g", "a"))
+local owner = owner_of(j)
 local same = owner == job
 local crashes = 0
 if suspects then crashes = select(2, string.gsub(suspects, "%d+", "")) end
 
 local function grant()
   best = tonumber(best or 0)
-  local gone = {}
-  if state and not same then
+  if not same then
     local ended = (state == "D" or state == "F") and state or ""
     local over, shut = ended ~= "", closed == "1"
     if best > 0 or over or shut then
@@ -35,27 +60,10 @@ local function grant()
     if mine then drop_fact(job) end
     prune(now_ms, horizon_ms)
   end
-  local fresh = int(math.max(tonumber(token or 0) + 1, now_us))
-  local fields = { "s", "R", "j", job, "t", fresh, "d", delivery, "u", int(now_ms + lease_ms) }
-  local function set(name, value, absent)
-    if value ~= absent then
-      fields[#fields + 1] = name
-      fields[#fields + 1] = value
-    elseif state then
-      gone[#gone + 1] = name
-    end
-  end
-  best = math.max(best, line)
-  set("b", int(best), "0")
-  set("a", int(retries), "0")
-  set("p", payload, "")
-  redis.call("HSET", key, unpack(fields))
-  if state then redis.call("HDEL", key, "z", "n", "g", "o", unpack(gone)) end
-  redis.call("PEXPIRE", key, int(lease_ms + horizon_ms))
-  return { 1, tonumber(fresh), crashes }
+  local fresh = math.max(tonumber(token or 0) + 1, now_us)
+  return start(true, fresh, math.max(best, line), crashes)
 end
 
-if not state then return grant() end
 if not string.find("URTIDFQ", state, 1, true) or #state ~= 1 then return { 7 } end
 
 -- the job itself: closed, older, ended

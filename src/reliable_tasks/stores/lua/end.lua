@@ -2,11 +2,13 @@
 -- KEYS[1] the record   ARGV[1] job  [2] killed: 1, or 0 if a message was only discarded
 --                      ARGV[3] horizon, ms
 -- Returns 1. A job with an outcome keeps it; a live lease is left alone unless it was killed.
+-- include: base
+-- include: facts
 local job, horizon_ms = ARGV[1], tonumber(ARGV[3])
 local now_us = now()
 local now_ms = math.floor(now_us / 1000)
-local state, owner, token, till = unpack(redis.call("HMGET", key, "s", "j", "t", "u"))
-if state and owner ~= job then
+local state, j, token, till = unpack(redis.call("HMGET", key, "s", "j", "t", "u"))
+if state and owner_of(j) ~= job then
   local fact = read_fact(job) or no_fact()
   if fact.ended == "" then
     fact.ended, fact.closed, fact.at = "F", true, now_ms
@@ -19,8 +21,8 @@ end
 local live = state == "R" and now_ms < tonumber(till) and ARGV[2] == "0"
 local open = not state or (#state == 1 and string.find("URTI", state, 1, true))
 if live or not open then return 1 end
-redis.call("HSET", key, "s", "F", "j", job, "z", "1", "u", int(now_ms),
-  "t", int(math.max(tonumber(token or 0) + 1, now_us)))
+redis.call("HSET", key, "s", "F", "z", "1", "u", now_ms,
+  "t", math.max(tonumber(token or 0) + 1, now_us), owned_by(job))
 redis.call("HDEL", key, "o", "x", "g")
-redis.call("PEXPIRE", key, int(horizon_ms))
+redis.call("PEXPIRE", key, horizon_ms)
 return 1

@@ -1,16 +1,8 @@
--- facts: what other scripts share; put in front of each script that names it.
+-- facts: what a record remembers of jobs beside the one that held it last.
 -- A record's own fields describe the job that held the key last. Another job's fact is
 -- f:<job> = "line|ended|closed|replays|at_ms|token|delivery", and o:<job> its outcome; token and
 -- delivery say who ended the job and who was replayed last. q counts the facts.
-local key = KEYS[1]
 local MAX_FACTS, PRUNED_AT_ONCE = 64, 8
-
-local function int(number) return string.format("%.0f", number) end
-
-local function now()
-  local t = redis.call("TIME")
-  return t[1] * 1000000 + t[2]
-end
 
 local function no_fact()
   return { line = 0, ended = "", closed = false, replays = 0, token = "0", delivery = "" }

@@ -4,8 +4,8 @@
 -- takes its crash off the record's list by asking. Repeating it is harmless.
 local t = redis.call("TIME")
 local lease_ms, horizon_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
-local till = string.format("%.0f", math.floor(t[1] * 1000 + t[2] / 1000) + lease_ms)
-local kept_ms = string.format("%.0f", lease_ms + horizon_ms)
+local till = math.floor(t[1] * 1000 + t[2] / 1000) + lease_ms
+local kept_ms = lease_ms + horizon_ms
 local answers = {}
 for i, key in ipairs(KEYS) do
   local token = ARGV[2 + i]

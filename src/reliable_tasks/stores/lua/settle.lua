@@ -3,7 +3,8 @@
 -- ARGV[1] token  [2] state D, F, T or I  [3] keep, ms  [4] horizon, ms  [5] died, 1 or 0
 --     [6] job  [7] line  [8] outcome, left out if it was not kept
 -- Returns 1 settled (repeated: settled again), 2 stale, 3 stale and the copy may be dropped.
-local key, token, state = KEYS[1], ARGV[1], ARGV[2]
+-- include: base
+local token, state = ARGV[1], ARGV[2]
 local held, current, suspects, drained, best, ran =
   unpack(redis.call("HMGET", key, "s", "t", "x", "g", "b", "a"))
 
@@ -21,7 +22,7 @@ if held and (current ~= token or held ~= "R") then
     end
   end
   local closed, line, ended, by
-  if redis.call("HGET", key, "j") == ARGV[6] then
+  if owner_of(redis.call("HGET", key, "j")) == ARGV[6] then
     closed, line = redis.call("HGET", key, "z"), best
   else
     local packed = redis.call("HGET", key, "f:" .. ARGV[6])
@@ -35,16 +36,14 @@ if held and (current ~= token or held ~= "R") then
 end
 
 local keep_ms, kept_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
-local t = redis.call("TIME")
-local till = string.format("%.0f", math.floor(t[1] * 1000 + t[2] / 1000) + keep_ms)
-local fields = { "s", state, "u", till }
+local fields = { "s", state, "u", math.floor(now() / 1000) + keep_ms }
 local function set(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
 end
 if not held then
   set("t", token)
-  set("j", ARGV[6])
+  if ARGV[6] ~= named() then set("j", ARGV[6]) end
   set("d", "")
   best, ran = ARGV[7], math.floor(tonumber(ARGV[7]) / 1000000)
   if best ~= "0" then set("b", best) end
@@ -54,7 +53,7 @@ if ARGV[8] then set("o", ARGV[8]) end
 if ARGV[5] == "1" and not drained then set("x", suspects and (suspects .. "," .. token) or token) end
 if state == "T" then
   local retry = (tonumber(ran or 0) + 1) * 1000000
-  if retry > tonumber(best or 0) then set("b", string.format("%.0f", retry)) end
+  if retry > tonumber(best or 0) then set("b", retry) end
 end
 redis.call("HSET", key, unpack(fields))
 if drained then redis.call("HDEL", key, "g") end
@@ -64,5 +63,5 @@ if state == "D" or state == "F" then
 else
   kept_ms = keep_ms + kept_ms
 end
-redis.call("PEXPIRE", key, string.format("%.0f", kept_ms))
+redis.call("PEXPIRE", key, kept_ms)
 return 1
