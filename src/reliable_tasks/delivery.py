@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from celery.app.task import get_actual_ignore_result
 from celery.exceptions import Ignore, Reject, Retry
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps, loads, registry
@@ -20,7 +19,7 @@ from reliable_tasks.leases import Lease
 from reliable_tasks.publish import publish_successor, send_attached, send_failure
 from reliable_tasks.shield import SoftLimitShield
 
-__all__ = ("SLOT", "Delivery", "Execution", "Identity")
+__all__ = ("SLOT", "Delivery", "Execution", "Identity", "keeps_result")
 
 SLOT = "_reliable_tasks"
 """Where a request remembers that it is being executed under a guard."""
@@ -147,7 +146,7 @@ class Delivery:
 
     @cached_property
     def _keeps_result(self) -> bool:
-        return not get_actual_ignore_result(self.task, self._request)
+        return keeps_result(self.task, self._request)
 
     @property
     def _keeps_errors(self) -> bool:
@@ -192,6 +191,12 @@ class Delivery:
     def max_run_ms(self) -> int:
         hard = self._request.timelimit[0] if self._request.timelimit else None
         return int(self.task.guard_options.max_run_for(hard or self.task.time_limit))
+
+
+def keeps_result(task: Any, request: Any) -> bool:
+    """Whether the result backend keeps the result of *request*; Celery 5.5 has no such function."""
+    own = request.__dict__.get("ignore_result")
+    return not (task.ignore_result if own is None else own)
 
 
 def _wait_ms(when: Any) -> int:

@@ -10,7 +10,6 @@ from time import sleep
 from typing import Any, ClassVar
 
 from celery import Task
-from celery.app.task import get_actual_ignore_result
 from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
@@ -28,7 +27,7 @@ from reliable_tasks.core.records import line_of
 from reliable_tasks.core.settings import DEFAULTS, Options, read
 from reliable_tasks.core.store import Store
 from reliable_tasks.deadletter import shelf_name
-from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity
+from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result
 from reliable_tasks.errors import ConfigurationError, StoreUnavailable
 from reliable_tasks.events import tell
 from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE, Guard
@@ -422,7 +421,7 @@ class IdempotentTask(Task):
     @property
     def keeps_result(self) -> bool:
         """Whether the result backend keeps the result of the running request."""
-        return not get_actual_ignore_result(self, self.request)
+        return keeps_result(self, self.request)
 
 
 def _declared(cls: type) -> dict[str, Any]:

@@ -173,4 +173,4 @@ def _checked(reply: Any, operation: str) -> Any:
 
 
 def _unavailable(operation: str, error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(operation, f"{type(error).__name__}: {error}")
+    return StoreUnavailable(operation, f"{type(error).__name__}: {error}".rstrip(". "))

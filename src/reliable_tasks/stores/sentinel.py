@@ -58,6 +58,10 @@ class SentinelChannel(DirectChannel):
             "that is up"
         )
 
+    def _exchange(self, connection: Any, commands: list[bytes]) -> list[Any]:
+        connection.connect()  # nothing if it is; sending alone would not ask where the primary is
+        return super()._exchange(connection, commands)
+
     def _ask_sentinel(self, sentinel: DirectChannel) -> tuple[str, int] | None:
         try:
             reply = sentinel.execute("SENTINEL", "MASTER", self.service_name)
