@@ -88,7 +88,8 @@ class TestDemo:
 
     def test_shows_the_difference_and_leaves_nothing(self, tmp_path):
         """Guarded payments are never lost, doubled only in the named window; status 0."""
-        with running(tmp_path, "--jobs", "20") as demo:
+        elsewhere = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}  # as in many a shell
+        with running(tmp_path, "--jobs", "20", env=elsewhere) as demo:
             status = demo.wait()
 
             text, figures = demo.text, table(demo.text)

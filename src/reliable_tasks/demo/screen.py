@@ -11,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from reliable_tasks.demo.journal import Kind
 from reliable_tasks.demo.site import Side
 from reliable_tasks.demo.story import Event
 from reliable_tasks.demo.tally import Tally
@@ -34,6 +33,10 @@ _TITLES = {
     "quarantine": "bold red",
     "DOUBLED": "bold white on red",
 }
+_WINDOW = (
+    "No guard can close that window from outside: hand lease.token or the key to whoever charges "
+    "(docs: what we do not promise)."
+)
 PLAIN_PROGRESS_EVERY = 5.0  # seconds
 
 
@@ -46,12 +49,12 @@ class Screen:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or Console(highlight=False)
         self._started = time.time()
         self._told_at = self._started
         self._bars = Progress(
             TextColumn("[{task.fields[colour]}]{task.description:>14}"),
-            BarColumn(30),
+            BarColumn(24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
@@ -68,7 +71,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False)
+        self._print(Text(text))
 
     def start(self, jobs: int) -> None:
         """Begin with the clock and the bars at zero."""
@@ -83,12 +86,24 @@ class Screen:
 
     def tell(self, event: Event) -> None:
         """Print one event."""
-        line = Text()
-        line.append(f"{max(0.0, event.at - self._started):5.1f} s  ", "dim")
-        line.append(f"{NAMES[event.side]:<15}", _SIDES[event.side])
-        line.append(f"{event.title:<11}", _TITLES.get(event.title, ""))
-        line.append(event.text)
-        self._console.print(line)
+        self._print(
+            Text(f"{max(0.0, event.at - self._started):5.1f} s ", "dim"),
+            Text(f"{NAMES[event.side]:<14}", _SIDES[event.side]),
+            Text(f"{event.title:<10}", _TITLES.get(event.title, "")),
+            Text(event.text),
+        )
+
+    def _print(self, *cells: Text) -> None:
+        """Print one line; on a terminal the last cell wraps below itself, elsewhere not at all."""
+        if not self._console.is_terminal:
+            self._console.print(Text(" ").join(cells), soft_wrap=True)
+            return
+        grid = Table.grid(padding=(0, 1))
+        for cell in cells[:-1]:
+            grid.add_column(no_wrap=True, min_width=len(cell))
+        grid.add_column()
+        grid.add_row(*cells)
+        self._console.print(grid)
 
     def update(self, tallies: Mapping[Side, Tally]) -> None:
         """Show how far each side is."""
@@ -112,18 +127,13 @@ class Screen:
         self._console.print()
         self._console.print("IdempotentTask:", style="bold")
         for is_well, text in verdict.lines():
-            mark = Text("  ok  ", "green") if is_well else Text("  NO  ", "bold red")
-            self._console.print(mark + Text(text))
+            self._print(Text("  ok", "green") if is_well else Text("  NO", "bold red"), Text(text))
         if verdict.tally.doubled and not verdict.unexplained:
-            self.say(
-                "      No guard can close that window from outside: hand lease.token or the key "
-                "to whoever\n      charges (docs: what we do not promise)."
-            )
+            self._print(Text("    "), Text(_WINDOW))
 
 
 def _figures(tally: Tally) -> str:
-    doubled = f"{len(tally.doubled)} doubled"
-    return f"{tally.counts[Kind.DELIVERED]} deliveries, {tally.crashes} crashes, {doubled}"
+    return f"crashes {tally.crashes}, doubled {len(tally.doubled)}"
 
 
 def _table(tallies: Mapping[Side, Tally]) -> Table:

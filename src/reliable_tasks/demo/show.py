@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any, Self
 
@@ -44,7 +45,7 @@ def show(url: str | None, jobs: int, seed: int) -> int:
         0 if the guarded side lost none and doubled none without a named reason, else 1; 2 if
         the demo could not run; 128 and the signal's number if it was interrupted.
     """
-    with _Signals() as signals:
+    with _Signals() as signals, _no_celery_variables():
         try:
             return _Show(url, jobs, seed, signals).run()
         except Interrupted as stop:
@@ -60,6 +61,16 @@ def show(url: str | None, jobs: int, seed: int) -> int:
             reason = f"a worker did not start: {scrubbed(error, url)}"
         _complain(reason)
         return UNABLE
+
+
+@contextmanager
+def _no_celery_variables() -> Iterator[None]:
+    """Hide CELERY_BROKER_URL and its kin: they win over settings, and name a broker in use."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name[:7] == "CELERY_"}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 class _Signals:
@@ -123,9 +134,10 @@ class _Show:
         plan = draw(self._jobs, self._seed)
         screen.say(
             f"{self._jobs} payments, {plan.sent_again} of them sent two or three times, through "
-            f"{place.what}: once to plain Celery\n(acks_late, reject_on_worker_lost), once to "
-            f"IdempotentTask. Both suffer the same faults: {_faults(plan)}."
+            f"{place.what}: once to plain Celery (acks_late, reject_on_worker_lost), once to "
+            "IdempotentTask."
         )
+        screen.say(f"Both suffer the same: {_faults(plan)}.")
 
     def _play(self, stands: Mapping[Side, Stand], screen: Screen) -> bool:
         """Step until both sides are over, or time is; returns whether they are."""
@@ -148,9 +160,8 @@ class _Show:
 def _faults(plan: Plan) -> str:
     blows = [fault.blow for fault in plan.faults.values()]
     return (
-        f"{blows.count(Blow.KILL_CHILD)} times SIGKILL of a pool process, "
-        f"{blows.count(Blow.KILL_WORKER)} times of a whole worker, "
-        f"{blows.count(Blow.PAUSE)} pauses past the lease"
+        f"SIGKILL of pool processes ({blows.count(Blow.KILL_CHILD)}) and of whole workers "
+        f"({blows.count(Blow.KILL_WORKER)}), pauses past the lease ({blows.count(Blow.PAUSE)})"
     )
 
 

@@ -19,7 +19,6 @@ class _Execution:
     pid: int
     charged_at: float | None = None
     paused_at: float | None = None
-    excuse: str = ""
 
 
 @dataclass(slots=True)
@@ -36,8 +35,9 @@ class Tally:
     lease_seconds: float
     counts: Counter[Kind] = field(default_factory=Counter)
     charges: Counter[int] = field(default_factory=Counter)
+    _chargers: dict[int, list[str]] = field(default_factory=dict)  # payment: runs, in order
     _running: dict[str, _Execution] = field(default_factory=dict)
-    _excuses: dict[int, list[str]] = field(default_factory=dict)
+    _excuses: dict[str, str] = field(default_factory=dict)  # by run
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Count further lines."""
@@ -50,6 +50,7 @@ class Tally:
             self._running[entry.run] = _Execution(entry.payment, entry.pid)
         if entry.kind is Kind.CHARGED:
             self.charges[entry.payment] += 1
+            self._chargers.setdefault(entry.payment, []).append(entry.run)
         execution = self._running.get(entry.run)
         if execution is not None:
             self._follow_on(execution, entry)
@@ -60,25 +61,24 @@ class Tally:
         elif entry.kind is Kind.PAUSED:
             execution.paused_at = entry.at
         elif entry.kind is Kind.RESUMED:
-            self._judge_pause(execution, entry.at)
+            self._judge_pause(execution, entry)
         elif entry.kind in (Kind.KILLED, Kind.DIED):
             if execution.charged_at is not None:
-                self._excuse(execution, f"{entry.facts['victim']} was killed")
+                self._excuse(entry, "was killed")
             del self._running[entry.run]
         elif entry.kind is Kind.LEFT:
             del self._running[entry.run]
 
-    def _judge_pause(self, execution: _Execution, resumed_at: float) -> None:
+    def _judge_pause(self, execution: _Execution, resumed: Entry) -> None:
         paused_at, charged_at = execution.paused_at, execution.charged_at
-        if paused_at is None or charged_at is None or charged_at > paused_at:
-            return  # the charge came after the pause: there was time to learn of the take-over
-        if resumed_at - paused_at > self.lease_seconds:
-            self._excuse(execution, f"its worker was paused for {resumed_at - paused_at:.1f} s")
+        if paused_at is None or charged_at is None:
+            return  # the charge comes after the pause: there is time to learn of the take-over
+        if resumed.at - paused_at > self.lease_seconds:
+            self._excuse(resumed, f"was paused for {resumed.at - paused_at:.1f} s")
 
-    def _excuse(self, execution: _Execution, what: str) -> None:
-        self._excuses.setdefault(execution.payment, []).append(
-            f"{what} between the charge and its record"
-        )
+    def _excuse(self, entry: Entry, what: str) -> None:
+        victim = entry.facts["victim"]
+        self._excuses[entry.run] = f"{victim} {what} between the charge and its record"
 
     @property
     def in_hand(self) -> list[tuple[str, int, int]]:
@@ -106,7 +106,7 @@ class Tally:
         return sorted(payment for payment, count in self.charges.items() if count > 1)
 
     def reason(self, payment: int) -> str | None:
-        """Why a payment took effect more than once, if every time too many has a good reason."""
-        reasons = self._excuses.get(payment, [])
-        enough = len(reasons) >= self.charges[payment] - 1
-        return "; ".join(reasons) if reasons and enough else None
+        """Why a payment took effect more than once: what befell each execution but the last."""
+        befell = [self._excuses.get(run) for run in self._chargers.get(payment, [])[:-1]]
+        reasons = [each for each in befell if each is not None]
+        return "; ".join(reasons) if reasons and len(reasons) == len(befell) else None
