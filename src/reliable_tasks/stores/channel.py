@@ -70,7 +70,7 @@ class DirectChannel:
         timeout: Seconds that connecting, and each answer, may take.
     """
 
-    BATCH = 1_000
+    BATCH = 500  # leases in one command: others wait a few milliseconds at most
 
     def __init__(self, way: Way, timeout: float) -> None:
         self.way, self._timeout = way, timeout
