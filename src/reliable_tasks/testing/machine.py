@@ -42,9 +42,9 @@ HOUR_MS = 3_600_000
 CLOSE_MS = HOUR_MS // 4
 NEARLY_FULL = MAX_FACTS - 4
 
-NAMES = ("one", "two")
+NAMES = ("one", "two:@b:@a")  # without and with the job in the key's name
 KEYS = st.sampled_from(NAMES)
-JOBS = st.sampled_from(["a", "b", "c"])
+JOBS = st.sampled_from(["a", "b", "b:@a"])
 LINES = st.builds(line_of, st.integers(0, 2), st.integers(0, 1))
 LEASES = st.sampled_from([OVER_AT_ONCE_MS, HOUR_MS])
 HORIZONS = st.sampled_from([*(10 * HOUR_MS,) * 7, OVER_AT_ONCE_MS])
@@ -91,8 +91,7 @@ class StoreMachine(RuleBasedStateMachine):
         cls,
         store: Store,
         plant: Callable[[str, str], None] | None = None,
-        *,
-        runs: int | None = None,
+        how: settings | None = None,
     ) -> None:
         """
         Run the machine as a test.
@@ -100,22 +99,21 @@ class StoreMachine(RuleBasedStateMachine):
         Args:
             store: See the class.
             plant: See the class.
-            runs: How many runs, each of at most the profile's `stateful_step_count` steps; a
-                third of the profile's `max_examples` if left out.
+            how: Hypothesis' settings; those of the profile if left out, with a third of
+                its examples, since each takes many steps.
 
         Raises:
             AssertionError: The store and the table differ; Hypothesis shows the shortest way there.
         """
-        current = settings()
-        few = settings(
-            current, max_examples=runs or max(1, current.max_examples // 3), deadline=None
-        )
+        if how is None:
+            profile = settings()
+            how = settings(profile, max_examples=max(1, profile.max_examples // 3), deadline=None)
 
         class Machine(cls):  # type: ignore[valid-type, misc]
             def __init__(self) -> None:
                 super().__init__(store, plant)
 
-        run_state_machine_as_test(Machine, settings=few)
+        run_state_machine_as_test(Machine, settings=how)
 
     # asking
 

@@ -12,6 +12,8 @@ from reliable_tasks.core.records import (
     Granted,
     Poisoned,
     Reused,
+    Settled,
+    Stale,
     State,
     Superseded,
 )
@@ -229,6 +231,55 @@ class Jobs(Fixtures):
         assert "job-000" in key.record.facts
         assert "job-001" not in key.record.facts
 
+    @pytest.mark.parametrize(
+        ("tail", "job", "other"),
+        [
+            (":@job", "job", "other"),
+            (":@job", "b", "job"),
+            (":@a:@b", "a:@b", "b"),
+            (":@a:@b", "b", "a:@b"),
+            (":@job", "@job", "ob"),
+            (":@", "", "@"),
+            (":@=digest", "long", "=digest"),
+        ],
+    )
+    def test_a_key_may_end_in_the_name_of_its_job(
+        self, store: Store, elapse: Elapse, tail: str, job: str, other: str
+    ) -> None:
+        """Who holds a record does not depend on what its key looks like."""
+        key = OneKey(store, elapse, key=f"rt1:contract:{uuid4().hex}{tail}")
+        late = key.lapse(job, RETRY)
+        assert key.claim(job, HOP) == Superseded("older")
+        token = key.start(job, RETRY)
+        assert key.record.job == job
+        assert _answers(key, job, other) == [(True, False), (False, False)]
+        key.drain(other)
+        before = key.record.draining
+        key.drain(job)
+        assert (before, key.record.draining) == (False, True)
+        assert key.settle(late, job) == Stale(drop=True)
+        assert key.settle(late, other) == Stale(drop=False)
+        key.settle(token, job, RETRY, data=b"result")
+
+        key.start(other)
+        assert key.record.job == other
+        assert set(key.record.facts) == {job}
+        assert key.claim(job, RETRY) == Finished(State.DONE, b"result", True, 1)
+        key.end(other)
+        assert key.claim(other) == Superseded("closed")
+        assert key.claim(job, RETRY) == Finished(State.DONE, b"result", True, 2)
+        key.close(job)
+        assert key.claim(job, RETRY) == Superseded("closed")
+
+        for name in (job, other):
+            for write in (key.advance, key.end):
+                key.store.forget(key.key)
+                write(name)
+                assert key.record.job == name
+            key.store.forget(key.key)
+            assert key.settle(1, name) == Settled()
+            assert key.record.job == name
+
     @pytest.mark.parametrize("name", ODD_NAMES)
     def test_any_name_will_do(self, store: Store, elapse: Elapse, name: str) -> None:
         """Keys, jobs, deliveries and payloads may contain any character."""
@@ -255,3 +306,7 @@ class Jobs(Fixtures):
 
         assert list(store.scan(key.key)) == [key.key]
         assert store.forget(key.key)
+
+
+def _answers(key: OneKey, *jobs: str) -> list[tuple[bool, bool]]:
+    return [busy(key.claim(job, RETRY)) for job in jobs]
