@@ -102,7 +102,8 @@ class Schedule:
         if worker.ahead in ("claim", "settle", "close", "advance"):
             step = worker.ahead
             yield from self._once("lost reply", lambda: worker.store.loses_reply_to.add(step))
-            yield from self._once("late reply", lambda: worker.store.answers_too_late.add(step))
+            if step != "claim":  # a lease that nobody knows of counts as a death
+                yield from self._once("late reply", lambda: worker.store.answers_too_late.add(step))
 
     def _shut_down(self, worker: Worker) -> None:
         assert worker.run is not None

@@ -42,12 +42,13 @@ class SteppingStore:
         return answer
 
     def settle(self, key: str, *, outcome: Outcome, **question: Any) -> Settled | Stale:
-        settled: Settled | Stale = self._ask(
-            "settle", lambda: self._inner.settle(key, outcome=outcome, **question)
-        )
-        self._run.is_recorded = True
-        if isinstance(settled, Settled):
+        return self._ask("settle", lambda: self._settle(key, outcome, question))
+
+    def _settle(self, key: str, outcome: Outcome, question: dict[str, Any]) -> Settled | Stale:
+        settled = self._inner.settle(key, outcome=outcome, **question)
+        if isinstance(settled, Settled) and not self._run.is_recorded:
             self._world.recorded(self._run, outcome)
+        self._run.is_recorded = True
         return settled
 
     def renew(self, held: Sequence[tuple[str, int]], **terms: Any) -> list[bool]:
@@ -73,12 +74,10 @@ class SteppingStore:
         if name in self.loses_reply_to:
             self.loses_reply_to.remove(name)
             question()
-            self._run.is_recorded = name == "settle"
             self._run.step(f"{name} again")
         if name in self.answers_too_late:
             self.answers_too_late.remove(name)
             question()
-            self._run.is_recorded = name == "settle"
             raise StoreUnavailable(name, "no answer in time")
         return question()
 

@@ -184,9 +184,9 @@ class World:
             self.history.broken.append(f"{run.message} runs in place of the waiting retry")
 
     def _superseded(self, run: Delivery) -> None:
-        assert run.lease is not None or run.token
-        past_max_run = run.lease is None or run.lease.is_past_max_run
-        if run.overslept or past_max_run or run.worker.is_paused:
+        """Only whoever has not renewed for a lease may be overtaken, and may do harm unfenced."""
+        lease = run.lease
+        if lease is None or run.overslept or lease.remaining <= 0:
             self.history.excuse(run.key)
             run.is_recorded = True  # excused once
         else:
