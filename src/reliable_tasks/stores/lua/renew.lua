@@ -4,25 +4,26 @@
 -- takes its crash off the record's list by asking. Repeating it is harmless.
 local t = redis.call("TIME")
 local lease_ms, horizon_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
-local till = math.floor(t[1] * 1000 + t[2] / 1000) + lease_ms
-local kept_ms = lease_ms + horizon_ms
+-- Written as text once: a number is written anew for each command that takes it.
+local till = string.format("%.0f", math.floor(t[1] * 1000 + t[2] / 1000) + lease_ms)
+local kept_ms = string.format("%.0f", lease_ms + horizon_ms)
 local answers = {}
 for i, key in ipairs(KEYS) do
   local token = ARGV[2 + i]
-  local held = redis.call("HMGET", key, "s", "t", "x")
-  local ours = held[1] == "R" and held[2] == token
+  local state, current = unpack(redis.call("HMGET", key, "s", "t"))
+  local ours = state == "R" and current == token
   if ours then
     redis.call("HSET", key, "u", till)
     redis.call("PEXPIRE", key, kept_ms)
-  elseif held[3] and held[1] ~= "Q" and held[2] ~= token then
-    local others = {}
-    for each in string.gmatch(held[3], "%d+") do
+  elseif state and state ~= "Q" and current ~= token then
+    local suspects, others = redis.call("HGET", key, "x") or "", {}
+    for each in string.gmatch(suspects, "%d+") do
       if each ~= token then others[#others + 1] = each end
     end
-    if #others == 0 then
-      redis.call("HDEL", key, "x")
-    else
+    if #others > 0 then
       redis.call("HSET", key, "x", table.concat(others, ","))
+    else
+      redis.call("HDEL", key, "x")
     end
   end
   answers[i] = ours and "1" or "0"
