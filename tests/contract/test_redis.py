@@ -1,29 +1,253 @@
-"""The Redis store keeps the contract, on Valkey and on Redis."""
+"""The Redis store keeps the contract, on Valkey and on Redis, in a layout that is a format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+import redis
 
+from reliable_tasks.core.records import Granted, State, line_of
 from reliable_tasks.stores.redis import RedisStore
 from reliable_tasks.testing import Database, StoreContract
-from reliable_tasks.testing.contract import Plant
+from reliable_tasks.testing.contract import OneKey, Plant
+from reliable_tasks.testing.contract.support import Fixtures
 from tests.stores import redis_store
+
+RETRY = line_of(1, 0)
+AHEAD = 8_000_000_000_000_000  # microseconds: the year 2223
+
+
+@pytest.fixture
+def store(database: Database) -> Iterator[RedisStore]:
+    with redis_store(database) as store:
+        yield store
+
+
+@pytest.fixture
+def client(database: Database) -> Iterator[redis.Redis]:
+    with database.client(decode_responses=True) as client:
+        yield client
 
 
 class TestRedis(StoreContract):
     """With the server's own clock."""
 
     @pytest.fixture
-    def store(self, database: Database) -> Iterator[RedisStore]:
-        with redis_store(database) as store:
-            yield store
-
-    @pytest.fixture
-    def plant(self, database: Database) -> Plant:
+    def plant(self, client: redis.Redis) -> Plant:
         def overwrite(key: str, state: str) -> None:
-            with database.client() as client:
-                client.hset(key, "s", state)
+            client.hset(key, "s", state)
 
         return overwrite
+
+
+class TestLayout(Fixtures):
+    """What stands in Redis is shared with other releases."""
+
+    def test_a_small_record(self, key: OneKey, client: redis.Redis) -> None:
+        """A job that simply runs needs a handful of fields."""
+        token = key.start("a", delivery="d")
+        assert client.hgetall(key.key) == {
+            "s": "R",
+            "j": "a",
+            "t": str(token),
+            "d": "d",
+            "u": str(key.record.until_ms),
+        }
+
+        key.settle(token, "a", data=b"result")
+        assert client.hgetall(key.key) == {
+            "s": "D",
+            "j": "a",
+            "t": str(token),
+            "d": "d",
+            "u": str(key.record.until_ms),
+            "o": "result",
+        }
+
+    def test_a_key_that_names_its_job(self, key: OneKey, client: redis.Redis) -> None:
+        """Where the message is the identity its id is not stored again."""
+        key.key += ":@a"
+        token = key.start("a")
+        assert client.hkeys(key.key) == ["s", "t", "d", "u"]
+        key.settle(token, "a", state=State.IDLE)
+        key.start("b")
+        assert client.hget(key.key, "j") == "b"
+        key.end("b")
+        key.start("a")
+        assert "j" not in client.hkeys(key.key)
+
+        for write in (key.advance, key.end):
+            client.delete(key.key)
+            write("a")
+            assert "j" not in client.hkeys(key.key)
+        client.delete(key.key)
+        key.settle(token, "a")
+        assert set(client.hkeys(key.key)) == {"s", "t", "d", "u"}
+
+    def test_a_record_with_everything(self, key: OneKey, client: redis.Redis) -> None:
+        """A field stands only where there is something to say."""
+        dead = key.lapse("a", RETRY, payload="p")
+        token = key.start("a", RETRY + 1, payload="q", delivery="d")
+        key.drain("a")
+        assert client.hgetall(key.key) == {
+            "s": "R",
+            "j": "a",
+            "t": str(token),
+            "d": "d",
+            "u": str(key.record.until_ms),
+            "b": str(RETRY + 1),
+            "a": "1",
+            "p": "q",
+            "x": str(dead),
+            "g": "1",
+        }
+
+        key.settle(token, "a", RETRY + 1, state=State.FAILED, data=b"error")
+        key.claim("a", RETRY + 1, delivery="e")
+        key.close("a")
+        assert client.hgetall(key.key) == {
+            "s": "F",
+            "j": "a",
+            "t": str(token),
+            "d": "e",
+            "u": str(key.record.until_ms),
+            "b": str(RETRY + 1),
+            "a": "1",
+            "p": "q",
+            "o": "error",
+            "n": "1",
+            "z": "1",
+        }
+
+    def test_what_the_next_execution_leaves(self, key: OneKey, client: redis.Redis) -> None:
+        """A grant takes away whatever was said of the execution before it."""
+        key.run("a", RETRY, data=b"result")
+        key.claim("a", RETRY, delivery="d")
+        first = key.record.token
+        token = key.start("b", payload="p", delivery="e")
+        at_ms = key.record.facts["a"].at_ms
+        assert client.hgetall(key.key) == {
+            "s": "R",
+            "j": "b",
+            "t": str(token),
+            "d": "e",
+            "u": str(key.record.until_ms),
+            "p": "p",
+            "f:a": f"{RETRY}|D|0|1|{at_ms}|{first}|d",
+            "o:a": "result",
+            "q": "1",
+        }
+
+        key.close("a")
+        key.drain("b")
+        key.settle(token, "b", state=State.IDLE)
+        key.start("c", delivery="f")
+        at_ms = key.record.facts["a"].at_ms
+        assert client.hgetall(key.key) == {
+            "s": "R",
+            "j": "c",
+            "t": str(key.record.token),
+            "d": "f",
+            "u": str(key.record.until_ms),
+            "f:a": f"{RETRY}|D|1|1|{at_ms}|{first}|d",
+            "o:a": "result",
+            "q": "1",
+        }
+
+    def test_what_a_job_closed_in_time_leaves(self, key: OneKey, client: redis.Redis) -> None:
+        """The outcome of a job that nobody waits for is not kept for it."""
+        key.run("a", data=b"result")
+        key.close("a")
+        token = key.record.token
+        key.start("b")
+
+        assert client.hget(key.key, "f:a") == f"0|D|1|0|{key.record.facts['a'].at_ms}|{token}|"
+        assert not client.hexists(key.key, "o:a")
+
+    @pytest.mark.parametrize("writes", ["advance", "close", "end"])
+    def test_a_word_about_a_job_beside_the_record(
+        self, key: OneKey, client: redis.Redis, writes: str
+    ) -> None:
+        """What nothing but one word is known of takes one field."""
+        key.start("a")
+        before = client.hgetall(key.key)
+        getattr(key, writes)("b")
+        at_ms = key.record.facts["b"].at_ms
+
+        words = {"advance": "1||0|0", "close": "0||1|0", "end": "0|F|1|0"}
+        fields = before | {"f:b": f"{words[writes]}|{at_ms}|0|", "q": "1"}
+        assert client.hgetall(key.key) == fields
+
+    def test_a_quarantined_record(self, key: OneKey, client: redis.Redis) -> None:
+        """A quarantine changes the state and says who died; announcements are over."""
+        dead = key.run("a", state=State.IDLE, died=True)
+        key.start("a", max_crashes=9, delivery="d", lease_ms=1)
+        key.drain("a")
+        key.elapse(ms=3)
+        before = client.hgetall(key.key)
+        key.claim("b", max_crashes=1)
+
+        assert before.pop("g") == "1"
+        assert client.hgetall(key.key) == before | {"s": "Q", "x": str(dead)}
+        assert client.pttl(key.key) == -1
+
+    def test_facts_are_counted(self, key: OneKey, client: redis.Redis) -> None:
+        """The field q tells how many facts there are, so that nobody has to count."""
+
+        def counted() -> int:
+            facts = [name for name in client.hkeys(key.key) if name.startswith("f:")]
+            assert int(client.hget(key.key, "q") or 0) == len(facts)
+            return len(facts)
+
+        key.start("owner")
+        sizes = []
+        for number in range(100):
+            for _ in range(2):
+                key.advance(f"job-{number:03}")
+            sizes.append(counted())
+        assert sizes == [*range(1, 65), *(4 * [*range(56, 65)])]
+
+        key.end("owner")
+        for number in range(90, 100):
+            token = key.start(f"job-{number:03}", 1)
+            counted()
+            key.settle(token, f"job-{number:03}", 1, state=State.IDLE)
+
+    def test_a_count_that_falls_to_nothing_is_gone(self, key: OneKey, client: redis.Redis) -> None:
+        """A record without facts says nothing of facts."""
+        key.start("a", lease_ms=1)
+        key.advance("b")
+        key.elapse(ms=3)
+        key.start("b", 1)
+
+        assert not client.hexists(key.key, "q")
+        assert not client.hexists(key.key, "f:b")
+
+    @pytest.mark.parametrize("state", [State.RUNNING, State.IDLE, State.RETRYING])
+    def test_tokens_rise_though_the_clock_was_set_back(
+        self, key: OneKey, client: redis.Redis, state: State
+    ) -> None:
+        """While the record is there, its next token is the next number at least."""
+        key.start("a", lease_ms=1)
+        client.hset(key.key, mapping={"s": state, "t": AHEAD, "u": 0})
+        answer = key.claim("b")
+        assert isinstance(answer, Granted)
+        assert answer.token == AHEAD + 1
+        key.end("b")
+
+        assert key.record.token == AHEAD + 2
+
+    def test_a_fact_that_was_pushed_out_takes_all_its_fields_along(
+        self, key: OneKey, client: redis.Redis
+    ) -> None:
+        """Nothing of a forgotten job stays behind."""
+        key.run("first", data=b"result")
+        key.start("owner")
+        assert client.hexists(key.key, "o:first")
+        key.elapse(ms=3)
+        for number in range(64):
+            key.advance(f"job-{number:03}")
+
+        assert not client.hexists(key.key, "f:first")
+        assert not client.hexists(key.key, "o:first")
