@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import redis
 from redis.sentinel import Sentinel, SentinelConnectionPool
@@ -230,7 +230,7 @@ def _socket(url: str) -> str:
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if "virtual_host" in query:
         query["db"] = query.pop("virtual_host")
-    return urlunsplit(parts._replace(scheme="unix", query=urlencode(query, quote_via=quote)))
+    return f"unix://{parts.netloc}{parts.path}?{urlencode(query, quote_via=quote)}"
 
 
 def _bounds_for(url: str, bounds: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def _of_client(client: Any) -> _Opened:
 
 def _open(place: Any, timeout: float, options: Mapping[str, Any]) -> Store:
     if isinstance(place, str):
-        _check_scheme(place.partition("://")[0])
+        _check_scheme(place)
     from reliable_tasks.stores.redis import RedisStore  # noqa: PLC0415 - redis is not needed before
 
     if isinstance(place, str):
@@ -71,9 +71,9 @@ def _open(place: Any, timeout: float, options: Mapping[str, Any]) -> Store:
     return RedisStore(place, timeout=timeout)
 
 
-def _check_scheme(scheme: str) -> None:
-    if scheme not in _SCHEMES:
-        raise ConfigurationError(
-            f"store_url: expected one of {', '.join(f'{each}://' for each in _SCHEMES)}, got "
-            f"{scheme + '://' if len(scheme) <= 20 else 'something else'}"
+def _check_scheme(url: str) -> None:
+    if url.partition("://")[0] not in _SCHEMES:
+        raise ConfigurationError(  # without the wrong one, which may be anything
+            f"store_url: expected one of {', '.join(f'{each}://' for each in _SCHEMES)}, "
+            "got another scheme"
         )
