@@ -307,11 +307,13 @@ class _Execution:
         if finished.outcome is None:
             return self._replay_error(finished, ResultNotKept(self.message.key))
         value = self.message.load(finished.outcome)
+        second_look_ms = self.message.second_look_ms
+        if finished.same_job and finished.replays == 1 and second_look_ms:
+            self._publish_successor(second_look_ms)  # first: sending takes the chord off
+            self._send(lambda: self.message.send(value))
+            return value
         self._send(lambda: self.message.send(value))
-        if finished.same_job and finished.replays == 1 and self.message.second_look_ms:
-            self._publish_successor(self.message.second_look_ms)
-        else:
-            self._close_replay(finished)
+        self._close_replay(finished)
         return value
 
     def _replay_error(self, finished: Finished, error: BaseException | None = None) -> NoReturn:
