@@ -171,7 +171,7 @@ class Page:
         self.files[block.title] = block.line
 
     def check_files(self) -> None:
-        """A Python file of a page must be imported, or named in a command; pytest reads conftest."""
+        """A Python file of a page must be imported, or named in a command, or read by pytest."""
         for title, line in self.files.items():
             stem = "pytest" if Path(title).name == "conftest.py" else Path(title).stem
             used = stem in sys.modules or any(
