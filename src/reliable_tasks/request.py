@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from typing import Any
+from weakref import WeakSet
 
 from celery.app.task import Context
 from celery.worker import state
@@ -18,6 +19,9 @@ __all__ = ("GuardedRequest", "drain_active")
 
 logger = logging.getLogger("reliable_tasks")
 
+_announced: WeakSet[Any] = WeakSet()
+"""Requests whose end was announced: one round trip for all, however many are cancelled."""
+
 
 class GuardedRequest(Request):
     """A request whose job is also ended in the store when the main process ends it."""
@@ -27,6 +31,12 @@ class GuardedRequest(Request):
         if not soft and _acknowledges_timeouts(self.task):
             self._end(killed=True)
         super().on_timeout(soft, timeout)
+
+    def cancel(self, *args: Any, **kwargs: Any) -> None:
+        """Say that a cold or soft shutdown ends this job; Celery's signal comes too late."""
+        if self not in _announced:
+            _drain({self, *state.active_requests})
+        super().cancel(*args, **kwargs)
 
     def _announce_revoked(
         self,
@@ -66,8 +76,13 @@ def key_of_request(request: Any) -> str:
 
 def drain_active(**_: Any) -> None:
     """Say of every job that runs here that its process is shutting down."""
+    _drain(set(state.active_requests))
+
+
+def _drain(requests: set[Any]) -> None:
     jobs: dict[Store, list[tuple[str, str]]] = defaultdict(list)
-    for request in list(state.active_requests):
+    for request in requests:
+        _announced.add(request)
         if isinstance(request.task, IdempotentTask):
             try:
                 jobs[request.task.records].append((key_of_request(request), request.id))
