@@ -1,0 +1,277 @@
+"""Real workers under real faults, in short; `tests/chaos` has the long forms."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+
+import pytest
+from celery.exceptions import TaskRevokedError, TimeLimitExceeded
+
+from reliable_tasks import Quarantined
+from reliable_tasks.core.records import State
+from reliable_tasks.deadletter import shelf_name
+from reliable_tasks.testing import Ledger, WorkerProcess, eventually, valkey_server
+from tests.integration import scenarios
+from tests.integration.apps.guarded import (
+    keyed,
+    leave,
+    longer_than_its_lease,
+    poison,
+    retried,
+    retried_by_itself,
+    work,
+)
+from tests.integration.campaign import APP, Campaign, names, running
+
+
+PRODUCER = """
+import sys
+from celery import Celery
+url, name, job, *ids = sys.argv[1:]
+app = Celery("elsewhere", broker=url)
+for task_id in ids:
+    app.send_task(name, [job], task_id=task_id)
+"""
+
+
+def send_elsewhere(campaign: Campaign, name: str, job: str, *, ids: list[str]) -> None:
+    """Publish from a process that has neither this library nor the task."""
+    command = [sys.executable, "-c", PRODUCER, campaign.database.url, name, job, *ids]
+    subprocess.run(command, check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def calm(valkey, tmp_path_factory):
+    """A worker that lives through many tests, each with jobs of its own."""
+    ledger = Ledger(tmp_path_factory.mktemp("calm") / "ledger")
+    valkey.ensure_running()
+
+    def start(app, *, env, **options):
+        raise AssertionError("one worker is enough here")
+
+    database = valkey.new_database()
+    env = {**database.celery_env, **ledger.env}
+    with (
+        running(database, ledger, start) as campaign,
+        WorkerProcess(APP, env=env, concurrency=4),
+    ):
+        yield campaign
+
+
+@pytest.fixture
+def campaign(valkey, ledger, worker):
+    """A campaign of the test's own, with no worker yet."""
+    valkey.ensure_running()
+    with running(valkey.new_database(), ledger, worker) as campaign:
+        yield campaign
+
+
+class TestCopies:
+    """The same job more than once, from several producers."""
+
+    def test_three_copies_of_a_message(self, calm):
+        """Three copies of each of many messages, from four threads: one effect each."""
+        scenarios.three_copies_race(calm, 30)
+
+    def test_three_messages_of_a_key(self, calm):
+        """Three messages for each of many keys: one effect each, and one answer for all."""
+        scenarios.three_messages_race(calm, 20)
+
+    def test_duplicate_gets_the_stored_result(self, calm):
+        """A message that comes after its key's job is done gets that job's result."""
+        first = calm.send(keyed, "again", job_id="again-1").get(timeout=30)
+
+        second = calm.send(keyed, "again", job_id="again-2").get(timeout=30)
+
+        assert second == first
+        assert len(calm.begins("again")) == 1
+
+    def test_copies_from_a_producer_without_the_task(self, calm):
+        """Messages of `send_task` and of the task's own class are one job by their arguments."""
+        send_elsewhere(calm, keyed.name, "foreign", ids=["foreign-1", "foreign-2"])
+        calm.send(keyed, "foreign", job_id="own")
+        messages = ["foreign-1", "foreign-2", "own"]
+        answers = [calm.result(message).get(timeout=30) for message in messages]
+
+        assert answers == [answers[0]] * 3
+        assert len(calm.begins("foreign")) == 1
+
+    def test_copies_of_one_id_from_a_producer_without_the_task(self, calm):
+        """Copies of one task id by `send_task` take effect once."""
+        send_elsewhere(calm, work.name, "same-id", ids=["same-id"] * 3)
+        calm.wait_settled(["same-id"])
+
+        assert calm.ledger.counts()["same-id"] == 1
+
+    def test_lease_shorter_than_the_job(self, calm):
+        """A job of many leases, longer than the visibility timeout, runs once beside its copies."""
+        for _ in range(2):
+            calm.send(longer_than_its_lease, "long", 4.5)
+        calm.wait_settled(["long"])
+
+        assert len(calm.begins("long")) == 1
+        assert calm.ledger.counts()["long"] == 1
+
+
+class TestEndings:
+    """Ways to end that Celery knows."""
+
+    @pytest.mark.parametrize("task", [retried, retried_by_itself], ids=["retry", "autoretry_for"])
+    def test_two_retries_and_success(self, calm, task):
+        """Each attempt runs once, and the third takes effect."""
+        job = f"job of {task.__name__}"
+
+        assert calm.send(task, job).get(timeout=30) == 3
+
+        attempts = [begin.details["attempt"] for begin in calm.begins(job)]
+        assert attempts == [1, 2, 3]
+        assert calm.ledger.counts()[job] == 1
+
+    def test_hard_time_limit_ends_the_job(self, calm):
+        """A job at its hard time limit is over: no copy runs again, and no crash is counted."""
+        result = calm.send(work, "limit", kwargs={"before": 30}, time_limit=1)
+        with pytest.raises(TimeLimitExceeded):
+            result.get(timeout=30)
+        calm.send(work, "limit")
+        calm.wait_settled(["limit"])
+
+        record = calm.record(work, "limit")
+        assert (record.state, record.closed, record.suspects) == (State.FAILED, True, ())
+        assert len(calm.begins("limit")) == 1
+        assert calm.ledger.counts()["limit"] == 0
+
+    def test_new_request_after_a_revoked_countdown(self, calm):
+        """A revoked job never runs, and neither it nor its end blocks the next of its key."""
+        waiting = calm.send(keyed, "revoked", job_id="first", countdown=2)
+        waiting.revoke()
+        with pytest.raises(TaskRevokedError):
+            waiting.get(timeout=30)
+
+        answer = calm.send(keyed, "revoked", job_id="second").get(timeout=30)
+
+        [begin] = calm.begins("revoked")
+        assert begin.details["id"] == "second"
+        assert answer["token"] == begin.details["token"]
+
+    @pytest.mark.parametrize("task", [poison, leave], ids=["SIGKILL", "sys.exit"])
+    def test_poison_is_quarantined_and_kept(self, calm, task):
+        """A job that ends its process each time runs `max_crashes` times, and is kept whole."""
+        job = f"poison by {task.__name__}"
+        result = calm.send(task, job)
+
+        with pytest.raises(Quarantined):
+            result.get(timeout=60)
+        calm.wait_settled([job])
+
+        crashes = [begin.details["crashes"] for begin in calm.begins(job)]
+        assert crashes == [0, 1, 2]
+        letter = json.loads(dict(calm.records.letters(shelf_name("")))[job])
+        body = json.loads(base64.b64decode(letter["body"]))
+        assert (letter["task"], body["args"], body["kwargs"]) == (task.name, [job], {})
+        assert calm.record(task, job).state is State.QUARANTINED
+
+
+class TestDeaths:
+    """Processes that die without a word."""
+
+    def test_children_are_killed(self, campaign):
+        """SIGKILL of pool children: nothing lost, doubled only between effect and record."""
+        scenarios.children_die(campaign, 60, seconds=0.7)
+
+    def test_whole_worker_is_killed(self, campaign):
+        """SIGKILL of the whole worker: the same."""
+        scenarios.workers_die(campaign, 40, kills=1)
+
+    def test_children_that_are_replaced_lose_nothing(self, campaign):
+        """Children that end after two tasks each are no crash and no reason to run again."""
+        campaign.worker(arguments=["--max-tasks-per-child", "2"])
+        jobs = names("few", 16)
+        campaign.send_all(work, jobs)
+        campaign.wait_settled(jobs)
+
+        begins = [campaign.begins(job) for job in jobs]
+        assert [len(each) for each in begins] == [1] * len(jobs)
+        assert len({each[0].pid for each in begins}) >= len(jobs) // 2
+        assert campaign.ledger.counts() == dict.fromkeys(jobs, 1)
+
+
+class TestPauses:
+    """Processes that are paused past their lease."""
+
+    def test_zombie_changes_nothing(self, campaign):
+        """A paused execution's fenced write is refused, and the winner's result stays."""
+        scenarios.paused_past_its_lease(campaign)
+
+    def test_zombie_leaves_the_safety_net(self, campaign):
+        """A job survives its second worker's death after the first came back and stepped aside."""
+        scenarios.paused_and_back_before_the_winner_dies(campaign)
+
+
+class TestShutdowns:
+    """Announced ends of a worker: no job is lost, and no crash is counted."""
+
+    JOBS = names("deploy", 6)
+
+    def _run(self, campaign: Campaign, seconds: float, stop: str) -> None:
+        first = campaign.worker()
+        campaign.send_all(work, self.JOBS, before=seconds)
+        campaign.wait_begun(self.JOBS[0])
+        getattr(first, stop)()
+        campaign.worker(concurrency=4)
+        campaign.wait_settled(self.JOBS)
+
+        assert campaign.ledger.counts() == dict.fromkeys(self.JOBS, 1)
+        crashes = [begin.details["crashes"] for begin in campaign.ledger.entries("begin")]
+        assert crashes == [0] * len(crashes)
+
+    def test_warm(self, campaign):
+        """SIGTERM: what runs is finished, what waits is left to the next worker."""
+        self._run(campaign, 0.5, "terminate")
+
+        assert len(campaign.ledger.entries("begin")) == len(self.JOBS)
+
+    def test_cold(self, campaign):
+        """SIGQUIT: what runs is cut off, and starts again on the next worker."""
+        self._run(campaign, 2, "quit")
+
+        assert len(campaign.ledger.entries("begin")) > len(self.JOBS)
+
+    def test_soft(self, campaign):
+        """SIGQUIT with a soft shutdown that is too short: the same."""
+        campaign.settings["worker_soft_shutdown_timeout"] = 0.5
+        self._run(campaign, 2, "quit")
+
+        assert len(campaign.ledger.entries("begin")) > len(self.JOBS)
+
+
+class TestServers:
+    """Servers that die."""
+
+    def test_store_restarts(self, ledger, worker):
+        """Broker, store and backend killed and restarted: nothing lost, nothing doubled."""
+        with valkey_server(appendonly=True, config=["appendfsync always"]) as server:
+            with running(server.new_database(), ledger, worker) as campaign:
+                scenarios.store_dies(campaign, server, 40, down=0.5)
+
+    def test_store_is_down_while_the_broker_is_up(self, valkey, ledger, worker):
+        """Without the store nothing runs and nothing is lost; once it is back, each job runs once."""
+        valkey.ensure_running()
+        jobs = names("unguarded", 10)
+        with (
+            valkey_server(appendonly=True) as server,
+            running(valkey.new_database(), ledger, worker, store=server.new_database()) as campaign,
+        ):
+            process = campaign.worker()
+            server.kill()
+            campaign.send_all(work, jobs)
+            eventually(lambda: process.log.count("deferred") >= 2 * len(jobs))
+            assert ledger.entries() == []
+
+            server.start()
+            campaign.wait_settled(jobs)
+
+            assert ledger.counts() == dict.fromkeys(jobs, 1)
+            assert campaign.not_ready(jobs) == []
