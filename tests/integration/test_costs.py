@@ -1,0 +1,168 @@
+"""What an execution costs the server, in commands, round trips and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from celery.app.trace import build_tracer
+
+from reliable_tasks import IdempotentTask
+from reliable_tasks.core.keys import digest, message_key, record_key
+from reliable_tasks.core.records import Granted, Outcome, State
+from reliable_tasks.leases import Lease, LeaseKeeper
+from reliable_tasks.stores.redis import RedisStore
+from reliable_tasks.testing import Database
+from tests.stores import redis_store
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def store(database: Database) -> Iterator[RedisStore]:
+    with redis_store(database) as store:
+        yield store
+
+
+@pytest.fixture
+def app(store: RedisStore) -> Iterator[Celery]:
+    """An app whose records alone are on the server."""
+    app = Celery("costs", broker="memory://", set_as_current=False)
+    app.conf.update(reliable_tasks_store=store, task_ignore_result=True)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def commands(database: Database) -> Callable[..., Any]:
+    """Return the names of the commands that clients send while something is done."""
+
+    @contextmanager
+    def watched() -> Iterator[list[str]]:
+        names: list[str] = []
+        with database.client() as herald:
+            herald.ping()  # connects before anything is counted
+            with database.client() as watcher, watcher.monitor() as monitor:
+                yield names
+                herald.echo("the end")
+                for seen in monitor.listen():
+                    if seen["db"] == database.number and seen["client_type"] != "lua":
+                        names.append(seen["command"].split()[0].upper())
+                    if names[-1:] == ["ECHO"]:
+                        names.pop()
+                        return
+
+    return watched
+
+
+def deliver(task: Any, **request: Any) -> None:
+    """Run a new message of *task* as a worker's pool does."""
+    task_id = str(uuid4())
+    trace = build_tracer(task.name, task, app=task.app)
+    outcome = trace(
+        task_id,
+        [],
+        {},
+        {"id": task_id, "task": task.name, "retries": 0, "delivery_info": {}, **request},
+    )
+    assert outcome.info is None
+
+
+def test_an_execution_costs_two_commands(app: Celery, commands: Callable[..., Any]) -> None:
+    """A message on which nothing hangs costs its claim and its settle."""
+
+    @app.task(base=IdempotentTask)
+    def add() -> int:
+        return 1
+
+    deliver(add)  # connects, and loads the scripts
+    with commands() as names:
+        deliver(add)
+
+    assert names == ["EVALSHA", "EVALSHA"]
+
+
+def test_a_message_that_carries_something_costs_three(
+    app: Celery, commands: Callable[..., Any]
+) -> None:
+    """What hangs on a message costs one command more, which notes that it was sent."""
+
+    @app.task(base=IdempotentTask)
+    def add() -> int:
+        return 1
+
+    deliver(add, callbacks=[add.si()])
+    with commands() as names:
+        deliver(add, callbacks=[add.si()])
+
+    assert names == ["EVALSHA", "EVALSHA", "EVALSHA"]
+
+
+def claim(store: RedisStore, key: str, job: str) -> int:
+    answer = store.claim(
+        key, delivery=str(2**61 + 1), job=job, line=0, lease_ms=HOUR_MS, horizon_ms=6 * HOUR_MS,
+        max_crashes=3,
+    )  # fmt: skip
+    assert isinstance(answer, Granted)
+    return answer.token
+
+
+def hold_leases(store: RedisStore, keeper: LeaseKeeper, count: int) -> None:
+    terms = {"lease_ms": HOUR_MS, "horizon_ms": 6 * HOUR_MS, "max_run_ms": HOUR_MS}
+    for number in range(count):
+        key = f"rt1::costs:@{number}"
+        keeper.hold(Lease(store, key, claim(store, key, str(number)), **terms))
+
+
+@pytest.mark.parametrize("leases", [1, 1_200])
+def test_all_renewals_are_one_round_trip(
+    store: RedisStore, commands: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, leases: int
+) -> None:
+    """However many leases a process holds, it waits for the server once."""
+    keeper = LeaseKeeper()
+    hold_leases(store, keeper, leases)
+    [connection] = store._channel._idle
+    assert keeper.renew_all()  # loads the script
+    steps: list[str] = []
+    for name in ("send_packed_command", "read_response"):
+        monkeypatch.setattr(connection, name, _noted(steps, name, getattr(connection, name)))
+
+    with commands() as names:
+        assert keeper.renew_all()
+
+    batches = -(-leases // 500)
+    assert names == ["EVALSHA"] * batches
+    assert steps == ["send_packed_command"] + ["read_response"] * batches
+
+
+def _noted(steps: list[str], name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        steps.append(name)
+        return method(*args, **kwargs)
+
+    return call
+
+
+JOB = str(uuid4())
+
+
+@pytest.mark.parametrize(
+    "key",
+    [message_key("", "shop.charge", JOB), record_key("", "shop.charge", digest("order 1"))],
+    ids=["message", "key"],
+)
+def test_a_done_record_is_small(store: RedisStore, database: Database, key: str) -> None:
+    """A record that answers with 32 bytes takes at most 250 bytes of the server's memory."""
+    token = claim(store, key, JOB)
+    done = Outcome(State.DONE, b"x" * 32, keep_ms=24 * HOUR_MS)
+    store.settle(key, token=token, job=JOB, line=0, outcome=done, horizon_ms=6 * HOUR_MS)
+
+    record = store.peek(key)
+    assert record is not None
+    assert (record.job, record.outcome) == (JOB, done.data)
+    with database.client() as client:
+        assert client.memory_usage(key) <= 250
