@@ -25,7 +25,15 @@ FAULTS = {
 }
 """How many faults of a kind one history may have."""
 
-OUTAGES = ("store", "store.claim", "store.settle", "store.advance", "store.close", "send", "publish")
+OUTAGES = (
+    "store",
+    "store.claim",
+    "store.settle",
+    "store.advance",
+    "store.close",
+    "send",
+    "publish",
+)
 
 Move = tuple[str, Callable[[], object]]
 

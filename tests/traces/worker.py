@@ -105,8 +105,6 @@ class Switch:
         self._world.running.keeper.let_go(lease)
 
 
-
-
 class Worker:
     """A worker with one slot, whose process a test steps, kills, pauses and hangs."""
 
