@@ -26,7 +26,6 @@ from tests.integration.apps.guarded import (
 )
 from tests.integration.campaign import APP, Campaign, names, running
 
-
 PRODUCER = """
 import sys
 from celery import Celery
@@ -252,12 +251,14 @@ class TestServers:
 
     def test_store_restarts(self, ledger, worker):
         """Broker, store and backend killed and restarted: nothing lost, nothing doubled."""
-        with valkey_server(appendonly=True, config=["appendfsync always"]) as server:
-            with running(server.new_database(), ledger, worker) as campaign:
-                scenarios.store_dies(campaign, server, 40, down=0.5)
+        with (
+            valkey_server(appendonly=True, config=["appendfsync always"]) as server,
+            running(server.new_database(), ledger, worker) as campaign,
+        ):
+            scenarios.store_dies(campaign, server, 40, down=0.5)
 
     def test_store_is_down_while_the_broker_is_up(self, valkey, ledger, worker):
-        """Without the store nothing runs and nothing is lost; once it is back, each job runs once."""
+        """Without the store nothing runs or is lost; once it is back, each job runs once."""
         valkey.ensure_running()
         jobs = names("unguarded", 10)
         with (
