@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from celery.canvas import maybe_signature
 from celery.exceptions import Ignore, Reject, Retry
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps, loads, registry
@@ -93,7 +94,11 @@ class Delivery:
         if not self._request.chord or not self.can_wait:
             return None
         join_timeout = self.task.app.conf.result_chord_join_timeout or 5.0
-        return round((max(5.0, join_timeout * 2) + CHORD_CLAIM_MARGIN) * 1_000)
+        claim = max(5.0, join_timeout * 2)
+        lengthened = getattr(self.task.backend, "_chord_publish_claim_expires", None)  # Celery 5.7
+        if lengthened is not None:
+            claim = lengthened(claim, maybe_signature(self._request.chord, app=self.task.app))
+        return round((claim + CHORD_CLAIM_MARGIN) * 1_000)
 
     @property
     def longest_wait_ms(self) -> int | None:
