@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -106,6 +106,7 @@ class _Execution:
     shelf: str
     tell: Listener
     sleep: Callable[[float], None]
+    delivery: str = field(default_factory=lambda: str(random.getrandbits(62)))
 
     # --- asking ---------------------------------------------------------------------------
 
@@ -115,7 +116,7 @@ class _Execution:
         try:
             answer = self.store.claim(
                 message.key,
-                delivery=str(random.getrandbits(62)),
+                delivery=self.delivery,
                 job=message.job,
                 line=self.line,
                 lease_ms=options.lease_ms,
@@ -269,7 +270,11 @@ class _Execution:
         if isinstance(answer, Busy):
             self._wait_for_turn(answer)
         if isinstance(answer, Finished):
-            return self._replay(answer)
+            try:
+                return self._replay(answer)
+            except Requeue:
+                self._spare()
+                raise
         if isinstance(answer, Poisoned):
             self._quarantine(answer)
         if isinstance(answer, Reused):
@@ -327,6 +332,13 @@ class _Execution:
         self._send(lambda: self.message.send_error(error))
         self._close_replay(finished)
         raise error
+
+    def _spare(self) -> None:
+        """A replay that could not be sent is no death."""
+        try:
+            self.store.spare(self.message.key, job=self.message.job, delivery=self.delivery)
+        except StoreUnavailable as error:  # it counts as one
+            logger.warning("%s: %s", self.message.key, error)
 
     def _close_replay(self, finished: Finished) -> None:
         """A job that was answered has ended; another job's key may be forgotten before it is."""

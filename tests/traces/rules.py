@@ -178,7 +178,7 @@ def maxrun() -> Any:
 @rule
 def ledger() -> Any:
     """A pause is no death."""
-    return mock.patch.object(decisions, "_acquit", lambda *_: None)
+    return mock.patch.object(decisions, "_acquit", return_value=None)
 
 
 @rule
@@ -229,7 +229,7 @@ def repeat() -> Any:
 @rule
 def drain() -> Any:
     """A deploy that was announced is no crash."""
-    return mock.patch.object(decisions, "drain", lambda *_: None)
+    return mock.patch.object(decisions, "drain", return_value=None)
 
 
 @rule
@@ -240,3 +240,9 @@ def end() -> Any:
         return record or decisions.Record(State.IDLE, "nobody")
 
     return mock.patch.object(decisions, "end", ignored)
+
+
+@rule
+def spare() -> Any:
+    """A replay that could not be sent is no death."""
+    return mock.patch.object(decisions, "spare", return_value=None)

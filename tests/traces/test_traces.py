@@ -502,6 +502,17 @@ def test_callbacks_that_cannot_be_sent_end_no_job(play: Play) -> None:
         world.ends()
 
 
+@protects("spare", breaks="quarantined without its deaths")
+def test_a_long_outage_ends_no_job(play: Play) -> None:
+    """However often what hangs on a job cannot be sent, that is no death: it is sent in the end."""
+    with play() as world:
+        world.calls("a")
+        with world.without("send"):
+            for _ in range(6):
+                world.workers[0].takes().finishes()
+        world.ends()
+
+
 @protects("pubsafe", breaks="a is lost")
 def test_a_successor_that_cannot_be_published_ends_no_job(play: Play) -> None:
     """A copy that must wait and cannot is given back to the broker."""

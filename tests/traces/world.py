@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 from reliable_tasks import guard, leases
@@ -66,7 +66,7 @@ class World:
         self._lines: list[str] = []
         self._stack = ExitStack()
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> Self:
         for module in (guard, leases):
             self._stack.enter_context(mock.patch.object(module, "monotonic", self._monotonic))
         self._stack.enter_context(mock.patch.object(guard, "keeper", Switch(self)))

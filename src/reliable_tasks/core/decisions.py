@@ -32,7 +32,7 @@ from reliable_tasks.core.records import (
     retries_of,
 )
 
-__all__ = ("Claim", "advance", "claim", "close", "drain", "end", "renew", "settle")
+__all__ = ("Claim", "advance", "claim", "close", "drain", "end", "renew", "settle", "spare")
 
 PRUNED_AT_ONCE = 8
 _KNOWN = frozenset(State)
@@ -255,6 +255,16 @@ def close(record: Record | None, job: str, horizon_ms: int, now_us: int) -> Reco
     fact.closed = True
     _remember(record, job, fact, horizon_ms, now_us // 1000)
     return record
+
+
+def spare(record: Record | None, job: str, delivery: str) -> None:
+    """Take a replay off the count: its process lives; see `Store.spare`."""
+    if record is None:
+        return
+    fact = _fact(record, job)
+    if fact.ended and fact.replays and fact.delivery == delivery:
+        fact.replays, fact.delivery = fact.replays - 1, ""
+        _write(record, job, fact)
 
 
 def _remember(record: Record, job: str, fact: Fact, horizon_ms: int, now_ms: int) -> None:

@@ -87,6 +87,15 @@ class Store(Protocol):
         """Note that what hangs on the job's message was sent: its copies are dropped from now."""
         ...
 
+    def spare(self, key: str, *, job: str, delivery: str) -> None:
+        """
+        Note that a replay ended without closing the job, and that its process lives.
+
+        What was counted when *delivery* was answered with the outcome is taken back,
+        unless another delivery was answered since.
+        """
+        ...
+
     def end(self, key: str, *, job: str, killed: bool, horizon_ms: int) -> None:
         """
         Note that the job is over by the word of the worker's main process.

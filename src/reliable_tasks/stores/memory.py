@@ -107,6 +107,10 @@ class MemoryStore:
             now_us = self._clock.now_us()
             decisions.close(self._find(key, now_us), job, horizon_ms, now_us)
 
+    def spare(self, key: str, *, job: str, delivery: str) -> None:
+        with self._lock:
+            decisions.spare(self._find(key, self._clock.now_us()), job, delivery)
+
     def end(self, key: str, *, job: str, killed: bool, horizon_ms: int) -> None:
         with self._lock:
             now_us = self._clock.now_us()

@@ -113,6 +113,9 @@ class RedisStore:
     def close(self, key: str, *, job: str, horizon_ms: int) -> None:
         self._channel.run(load("close"), key, pack(job, horizon_ms), 2)
 
+    def spare(self, key: str, *, job: str, delivery: str) -> None:
+        self._channel.run(load("spare"), key, pack(job, delivery), 2)
+
     def end(self, key: str, *, job: str, killed: bool, horizon_ms: int) -> None:
         self._channel.run(load("end"), key, pack(job, int(killed), horizon_ms), 3)
 
