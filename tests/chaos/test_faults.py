@@ -35,7 +35,7 @@ def test_whole_worker_is_killed(campaign):
 
 @pytest.mark.parametrize("turn", range(3))
 def test_zombie_changes_nothing(campaign, turn):
-    """A paused execution's fenced write is refused, and the winner's result stays."""
+    """A paused execution's fenced write is refused, a bare one doubled; the result stays."""
     scenarios.paused_past_its_lease(campaign)
 
 

@@ -201,7 +201,7 @@ class TestPauses:
     """Processes that are paused past their lease."""
 
     def test_zombie_changes_nothing(self, campaign):
-        """A paused execution's fenced write is refused, and the winner's result stays."""
+        """A paused execution's fenced write is refused, a bare one doubled; the result stays."""
         scenarios.paused_past_its_lease(campaign)
 
     def test_zombie_leaves_the_safety_net(self, campaign):
