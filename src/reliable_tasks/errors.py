@@ -87,7 +87,7 @@ class AlreadyRunning(ReliableTasksError):
     Another execution of the key holds a live lease.
 
     Args:
-        key: The record's key.
+        key: The record's key; from `once` the key that was given.
         remaining: Seconds until its lease ends unless it is renewed.
     """
 
@@ -107,7 +107,7 @@ class AlreadyDone(ReliableTasksError):
     The key is done; nothing was run.
 
     Args:
-        key: The record's key.
+        key: The record's key; from `once` the key that was given.
         result: What the finished execution stored, or None.
     """
 

@@ -27,7 +27,10 @@ task_deferred = Signal(name="task_deferred", providing_args=_COMMON | {"wait", "
 """A message waits for its turn for *wait* seconds, or because of *error*: a store that is down."""
 
 task_deduplicated = Signal(name="task_deduplicated", providing_args=_COMMON | {"reason"})
-"""A copy was acknowledged unrun: ``closed``, ``older``, ``overtaken``, ``running``, ``done``."""
+"""
+A copy was acknowledged unrun: *reason* ``closed``, ``older``, ``repeated``, ``overtaken``,
+``running`` or ``done``.
+"""
 
 lease_lost = Signal(name="lease_lost", providing_args=_COMMON | {"token"})
 """An execution learned that its token is no longer current."""
