@@ -262,6 +262,13 @@ class StoreMachine(RuleBasedStateMachine):
             horizon_ms,
         )
 
+    @precondition(lambda self: self.deliveries)
+    @rule(recent=RECENT, name=KEYS, job=JOBS)
+    def spare(self, recent: int, name: str, job: str) -> None:
+        """A replay could not be sent, and its process lives."""
+        delivery = self.deliveries[-1 - recent % len(self.deliveries)]
+        self._tell(name, lambda store: store.spare(self._key(name), job=job, delivery=delivery), 0)
+
     @rule(name=KEYS, job=JOBS, killed=st.booleans(), horizon_ms=HORIZONS)
     def end(self, name: str, job: str, killed: bool, horizon_ms: int) -> None:
         """The main process says that a job is over."""

@@ -109,6 +109,41 @@ class Crashes(Fixtures):
         assert key.claim(max_crashes=2) == Poisoned(2)
         assert key.claim("other") == Finished(State.DONE, b"result", same_job=False)
 
+    @pytest.mark.parametrize("other_came", [False, True])
+    def test_a_replay_that_lives_is_no_death(self, key: OneKey, other_came: bool) -> None:
+        """A job whose outcome cannot be passed on for now is not quarantined for that."""
+        key.run("a", data=b"result")
+        if other_came:
+            key.run("b")
+        for number in range(4):
+            answer = key.claim("a", delivery=f"replay-{number}", max_crashes=1)
+            assert answer == Finished(State.DONE, b"result", True, 1)
+            key.spare(f"replay-{number}", "a")
+
+    @pytest.mark.parametrize("other_came", [False, True])
+    def test_a_replay_is_spared_once(self, key: OneKey, other_came: bool) -> None:
+        """Saying it again, or of a delivery that is not the last, takes nothing off the count."""
+        key.run("a")
+        if other_came:
+            key.run("b")
+        key.claim("a", delivery="dead")
+        key.claim("a", delivery="alive")
+        for delivery in ("dead", "alive", "alive", "unheard of"):
+            key.spare(delivery, "a")
+
+        assert key.claim("a", max_crashes=2) == Finished(State.DONE, None, True, 2)
+
+    def test_only_a_replay_is_spared(self, key: OneKey) -> None:
+        """An execution cannot say this of itself, nor a job that nobody knows."""
+        key.spare("d")
+        assert key.store.peek(key.key) is None
+        key.claim(delivery="d")
+        before = key.record
+        key.spare("d")
+        key.spare("d", "stranger")
+
+        assert key.record == before
+
     def test_a_repeated_last_replay_is_still_a_replay(self, key: OneKey) -> None:
         """The last replay that is allowed may lose its reply as well."""
         key.run(data=b"result")

@@ -128,6 +128,10 @@ class OneKey:
         """Close *job*."""
         self.store.close(self.key, job=job, horizon_ms=horizon_ms)
 
+    def spare(self, delivery: str, job: str = "job") -> None:
+        """Take a replay of *job* off the count."""
+        self.store.spare(self.key, job=job, delivery=delivery)
+
     def end(self, job: str = "job", *, killed: bool = True, horizon_ms: int = HORIZON_MS) -> None:
         """End *job* by the main process's word."""
         self.store.end(self.key, job=job, killed=killed, horizon_ms=horizon_ms)
