@@ -61,7 +61,7 @@ def _failing(name: str) -> Callable[..., Any]:
     return ask
 
 
-for _name in ("claim", "settle", "close", "advance", "bury"):
+for _name in ("claim", "settle", "close", "spare", "advance", "bury"):
     setattr(FlakyStore, _name, _failing(_name))
 
 
@@ -763,6 +763,26 @@ def test_what_cannot_be_sent_gives_the_delivery_back(bench: Bench) -> None:
     copy = FakeMessage(carries=True)
     assert bench.execute(copy) == "value"
     assert (copy.runs, copy.sent) == (0, ["value"])
+
+
+def test_an_outage_of_the_broker_is_no_death(bench: Bench) -> None:
+    """However often a replay cannot be sent, the job is not quarantined for it."""
+    for _ in range(5):
+        message = FakeMessage(carries=True, broken={"send": (99, OSError("down"))})
+        with pytest.raises(Requeue):
+            bench.execute(message, max_crashes=1)
+
+    assert bench.execute(FakeMessage(carries=True), max_crashes=1) == "value"
+
+
+def test_a_replay_that_cannot_be_spared_is_given_back_all_the_same(bench: Bench) -> None:
+    """Without the store it counts as a death, and nothing else goes wrong."""
+    bench.settled(State.DONE)
+    bench.store.down["spare"] = 1
+
+    with pytest.raises(Requeue):
+        bench.execute(FakeMessage(carries=True, broken={"send": (99, OSError("down"))}))
+    assert bench.store.asked[-1] == "spare"
 
 
 def test_errbacks_that_cannot_be_sent_give_the_delivery_back(bench: Bench) -> None:
