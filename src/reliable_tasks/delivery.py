@@ -86,7 +86,8 @@ class Delivery:
     @property
     def flows(self) -> bool:
         request = self._request
-        return bool(self.carries or request.errbacks or request.group)
+        in_chain = request.chain is not None  # the last link of a chain has an empty one
+        return bool(self.carries or request.errbacks or request.group or in_chain)
 
     @property
     def second_look_ms(self) -> int | None:
