@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from reliable_tasks.testing.nodes import *  # noqa: F403 - fixtures for celery_setup
+from tests.integration.flowing import *  # noqa: F403 - the worker that breaks where it is told to
 
 HERE = Path(__file__).parent
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from celery import Celery, chain, chord, group
+from celery import chain, chord, group
+from celery.exceptions import ChordError
 from celery.utils import uuid
 
-from reliable_tasks.testing import Database, Ledger, Server, WorkerProcess, close_app, eventually
 from tests.integration.apps import flows
-from tests.integration.apps.flows import FAULTS_VARIABLE, Faults
+from tests.integration.flowing import TIMEOUT, Bench
 
 pytestmark = pytest.mark.hooks
-
-TIMEOUT = 40.0
 
 
 @dataclass
@@ -92,91 +89,35 @@ FLOWS: dict[Build, Expected] = {
 }
 
 
-class Bench:
-    """A worker that breaks where it is told to, and the flows that run on it."""
-
-    def __init__(self, database: Database, ledger: Ledger, faults: Faults, worker: Any) -> None:
-        self.database, self.ledger, self.faults, self.worker = database, ledger, faults, worker
-
-    def begin(self, build: Build, *plan: tuple[str, str, str, int]) -> Flow:
-        """Plan (point, step, action, times), then publish the flow."""
-        flow = Flow(uuid()[:13])
-        signature = build(flow)
-        for point, step, action, times in plan:
-            self.faults.plan(point, flow.label(step), action, times)
-        flow.result = signature.apply_async()
-        return flow
-
-    def finish(self, flow: Flow) -> Any:
-        """Wait for the result, and for every step to have run once."""
-        value = flow.result.get(timeout=TIMEOUT, interval=0.05)
-        self.each_once(flow)
-        return value
-
-    def each_once(self, flow: Flow) -> None:
-        """Wait until every step of the flow has run; each has run once."""
-        eventually(lambda: set(flow.steps) <= set(self.ledger.counts()), timeout=TIMEOUT)
-        self.expect_once(flow)
-
-    def expect_once(self, flow: Flow) -> None:
-        """No step of the flow has run twice."""
-        counts = self.ledger.counts()
-        assert {step: counts[step] for step in flow.steps} == dict.fromkeys(flow.steps, 1)
-
-    def drained(self) -> None:
-        """Wait until no message is left: none waits, none is held."""
-        client = self.database.client()
-        eventually(
-            lambda: client.llen("celery") == client.hlen("unacked") == 0,
-            timeout=TIMEOUT,
-            message="no message is left",
-        )
-        client.close()
-
-
-@pytest.fixture(scope="module")
-def app(valkey: Server) -> Iterator[Celery]:
-    """The app of the flows, on a database of its own."""
-    app = flows.app
-    database = valkey.new_database()
-    app.conf.update(broker_url=database.url, result_backend=database.url)
-    app.database = database
-    yield app
-    close_app(app)
-
-
-@pytest.fixture(scope="module")
-def shared_bench(app: Celery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """One worker for the whole module; steps are told apart by their labels."""
-    directory = tmp_path_factory.mktemp("flows")
-    ledger, faults = Ledger(directory / "ledger"), Faults(directory / "faults")
-    faults.directory.mkdir()
-    flows.copy_messages(app, faults)
-    env = {**ledger.env, **app.database.celery_env, FAULTS_VARIABLE: str(faults.directory)}
-    with WorkerProcess("tests.integration.apps.flows", concurrency=3, env=env) as worker:
-        yield Bench(app.database, ledger, faults, worker)
-
-
-@pytest.fixture
-def bench(shared_bench: Bench, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """The module's worker; its log of this test is shown if the test fails."""
-    start = len(shared_bench.worker.log)
-    yield shared_bench
-    log = shared_bench.worker.log[start:]
-    request.node.add_report_section("teardown", "worker", log[-30_000:])
-
-
 Fault = tuple[str, str, str, int]
+"""Point, step, action, times."""
+
+
+def begin(bench: Bench, build: Build, *plan: Fault) -> Flow:
+    """Plan faults, then publish the flow."""
+    flow = Flow(uuid()[:13])
+    signature = build(flow)
+    for point, step, action, times in plan:
+        bench.faults.plan(point, flow.label(step), action, times)
+    flow.result = signature.apply_async()
+    return flow
+
+
+def finish(bench: Bench, flow: Flow) -> Any:
+    """Wait for the result, and for every step to have run once."""
+    value = flow.result.get(timeout=TIMEOUT, interval=0.05)
+    bench.each_once(*flow.steps)
+    return value
 
 
 def run_all(bench: Bench, plans: list[tuple[Build, list[Fault]]]) -> None:
     """Run flows side by side; each ends with its result, each step has run once, all is over."""
-    begun = [(build, plan, bench.begin(build, *plan)) for build, plan in plans]
+    begun = [(build, plan, begin(bench, build, *plan)) for build, plan in plans]
     for build, plan, flow in begun:
-        assert bench.finish(flow) == FLOWS[build].result, (build.__name__, plan)
+        assert finish(bench, flow) == FLOWS[build].result, (build.__name__, plan)
     bench.drained()
     for _, _, flow in begun:
-        bench.expect_once(flow)
+        bench.ran_once(*flow.steps)
     assert bench.faults.left() == []
 
 
@@ -225,3 +166,104 @@ def test_completer_killed_before_the_body(bench: Bench) -> None:
         for build, expected in FLOWS.items()
         for body in expected.bodies
     ])  # fmt: skip
+
+
+class TestFailure:
+    """What hangs on a failure is sent once."""
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            ("copies", "a", "copy", 2),
+            ("copies", "a", "late", 2),
+            ("copies", "b", "copy", 2),
+            ("record", "a", "kill", 1),
+            ("result", "a", "kill", 1),
+            ("sent", "a", "kill", 1),
+            ("record", "a", "fail", 1),
+            ("record", "a", "fail", 4),
+        ],
+        ids=lambda fault: "-".join(map(str, fault)),
+    )
+    def test_error_callback(self, bench: Bench, fault: Fault) -> None:
+        """A published error callback runs once, and the result is the task's own error."""
+
+        def failing(flow: Flow) -> Any:
+            signature = flow.step("a", flows.fail)
+            signature.link_error(flow.step("b", flows.note))
+            return signature
+
+        flow = begin(bench, failing, fault)
+
+        with pytest.raises(KeyError):
+            flow.result.get(timeout=TIMEOUT)
+        bench.each_once(*flow.steps)
+        bench.drained()
+        bench.ran_once(*flow.steps)
+        assert bench.faults.left() == []
+
+    @pytest.mark.parametrize("action", ["copy", "late"])
+    def test_failed_member(self, bench: Bench, action: str) -> None:
+        """A member that fails ends its chord, whose body never runs, however often it comes."""
+
+        def failing(flow: Flow) -> Any:
+            return chord([flow.step("a"), flow.step("b", flows.fail)], flow.step("c"))
+
+        flow = begin(bench, failing, *(("copies", name, action, 2) for name in "ab"))
+
+        with pytest.raises((KeyError, ChordError)):
+            flow.result.get(timeout=TIMEOUT)
+        bench.drained()
+        bench.ran_once(flow.label("a"), flow.label("b"))
+        assert bench.ledger.counts()[flow.label("c")] == 0
+
+    @pytest.mark.parametrize("action", ["copy", "late"])
+    def test_failed_link(self, bench: Bench, action: str) -> None:
+        """A link that fails ends its chain, also for who waits for the last."""
+
+        def failing(flow: Flow) -> Any:
+            return chain(flow.step("a"), flow.step("b", flows.fail), flow.step("c"))
+
+        flow = begin(bench, failing, *(("copies", name, action, 2) for name in "ab"))
+
+        with pytest.raises(KeyError):
+            flow.result.get(timeout=TIMEOUT)
+        bench.drained()
+        bench.ran_once(flow.label("a"), flow.label("b"))
+        assert bench.ledger.counts()[flow.label("c")] == 0
+
+
+class TestOneKeyInAFlow:
+    """Jobs of one key, which would be deferred or skipped if nothing waited for them."""
+
+    @pytest.mark.parametrize("seconds", [0.0, 1.5])
+    @pytest.mark.parametrize("shape", [group, chord, chain])
+    def test_flow_goes_on(self, bench: Bench, shape: Any, seconds: float) -> None:
+        """A flow in which two jobs have one key runs it once, and answers both from it."""
+        run = uuid()[:13]
+        both = [
+            flows.keyed.s(order=run, label=f"{run}.{name}", seconds=seconds) for name in ("a", "b")
+        ]
+        signature = chord(both, flows.step.s(label=f"{run}.c")) if shape is chord else shape(*both)
+
+        value = signature.apply_async().get(timeout=TIMEOUT)
+
+        [first] = [entry for entry in bench.ledger.entries("effect") if entry.job == run]
+        name = first.details["label"].rpartition(".")[2]
+        assert value == {group: [name, name], chord: f"c({name},{name})", chain: name}[shape]
+        bench.drained()
+        bench.ran_once(run)
+
+    @pytest.mark.parametrize("seconds", [0.0, 1.5])
+    def test_lone_job_is_skipped(self, bench: Bench, seconds: float) -> None:
+        """Where nothing waits, a second job of the key is skipped as the options say."""
+        run = uuid()[:13]
+        first, second = (
+            flows.keyed.delay(order=run, label=f"{run}.{name}", seconds=seconds)
+            for name in ("a", "b")
+        )
+
+        bench.drained()
+
+        assert sorted([first.state, second.state]) == ["PENDING", "SUCCESS"]
+        bench.ran_once(run)
