@@ -31,7 +31,7 @@ class SoftLimitShield:
     @classmethod
     def of(cls, task: Any, request: Any) -> SoftLimitShield:
         """Return a shield that does anything only where a soft time limit can arrive."""
-        soft = request.soft_time_limit if request.timelimit else None
+        soft = request.timelimit[1] if request.timelimit else None
         limited = soft or task.soft_time_limit
         can_arrive = bool(limited) and _SIGNAL is not None and not request.is_eager
         return cls(active=can_arrive and threading.current_thread() is threading.main_thread())
