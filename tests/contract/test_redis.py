@@ -117,6 +117,7 @@ class TestLayout(Fixtures):
             "p": "q",
             "o": "error",
             "n": "1",
+            "m": str(key.record.replayed_ms),
             "z": "1",
         }
 

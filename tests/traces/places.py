@@ -64,8 +64,9 @@ class Served:
 
     def advance(self, seconds: float) -> None:
         for key in list(self.store.scan()):
-            if self._client.hexists(key, "u"):
-                self._client.hincrby(key, "u", -round(seconds * 1_000))
+            for field in ("u", "m"):
+                if self._client.hexists(key, field):
+                    self._client.hincrby(key, field, -round(seconds * 1_000))
             left_ms = self._client.pttl(key)
             if left_ms >= 0:
                 self._client.pexpire(key, left_ms - round(seconds * 1_000))

@@ -150,9 +150,9 @@ def line() -> Any:
     """Older copies of a job are dropped."""
     answer, settle = decisions._answer_for_job, decisions.settle
 
-    def never_older(record: Any, ask: Any, fact: Fact) -> Any:
+    def never_older(record: Any, ask: Any, fact: Fact, now_ms: int) -> Any:
         fact.line = min(fact.line, ask.line)
-        return answer(record, ask, fact)
+        return answer(record, ask, fact, now_ms)
 
     def settles(record: Any, **question: Any) -> Any:
         record, settled = settle(record, **question)
@@ -186,9 +186,9 @@ def replaycap() -> Any:
     """Replays that never close are counted like crashes."""
     answer = decisions._answer_for_job
 
-    def uncounted(record: Any, ask: Any, fact: Fact) -> Any:
+    def uncounted(record: Any, ask: Any, fact: Fact, now_ms: int) -> Any:
         fact.replays = 0
-        return answer(record, ask, fact)
+        return answer(record, ask, fact, now_ms)
 
     return mock.patch.object(decisions, "_answer_for_job", uncounted)
 
@@ -246,3 +246,15 @@ def end() -> Any:
 def spare() -> Any:
     """A replay that could not be sent is no death."""
     return mock.patch.object(decisions, "spare", return_value=None)
+
+
+@rule
+def atwork() -> Any:
+    """A replay of which nothing was heard yet is no death for the length of a lease."""
+    answer = decisions._answer_for_job
+
+    def at_once(record: Any, ask: Any, fact: Fact, now_ms: int) -> Any:
+        fact.at_ms = 0
+        return answer(record, ask, fact, now_ms)
+
+    return mock.patch.object(decisions, "_answer_for_job", at_once)

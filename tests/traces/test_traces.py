@@ -447,6 +447,7 @@ def test_a_job_that_dies_while_it_is_answered_is_quarantined(play: Play) -> None
         worker = world.workers[0]
         world.calls("a")
         for _ in range(6):
+            world.elapse()
             if worker.takes().until("send", "bury").ahead == "bury":
                 break
             worker.is_killed()
@@ -509,7 +510,22 @@ def test_a_long_outage_ends_no_job(play: Play) -> None:
         world.calls("a")
         with world.without("send"):
             for _ in range(6):
+                world.elapse()
                 world.workers[0].takes().finishes()
+        world.ends()
+
+
+@protects("atwork", breaks="S was overwritten by F|quarantined without its deaths")
+def test_many_copies_at_once_are_no_deaths(play: Play) -> None:
+    """Copies of a done job that are answered side by side do not quarantine it."""
+    with play(workers=6) as world:
+        for _ in range(6):
+            world.calls("a", carries=False)
+        world.workers[0].takes().finishes()
+        for worker in world.workers[1:]:
+            worker.takes().until("send", "bury", "publish")
+        for worker in world.workers[1:]:
+            worker.finishes()
         world.ends()
 
 

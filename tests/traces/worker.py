@@ -70,6 +70,8 @@ class SteppingStore:
     def _ask(self, name: str, question: Callable[[], Any]) -> Any:
         self._run.step(name)
         if self._world.is_down(name):
+            if name in ("close", "spare"):  # what is not noted counts as a death
+                self._world.history.deaths[self._run.key] += 1
             raise StoreUnavailable(name, "down")
         if name in self.loses_reply_to:
             self.loses_reply_to.remove(name)
@@ -77,6 +79,7 @@ class SteppingStore:
             self._run.step(f"{name} again")
         if name in self.answers_too_late:
             self.answers_too_late.remove(name)
+            self._world.history.deaths[self._run.key] += name in ("close", "spare")
             question()
             raise StoreUnavailable(name, "no answer in time")
         return question()

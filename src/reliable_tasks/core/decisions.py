@@ -63,7 +63,8 @@ def claim(record: Record | None, ask: Claim, now_us: int) -> tuple[Record, Answe
     fact = _fact(record, ask.job)
     if fact.delivery == ask.delivery:
         return record, _again(record, ask.job, fact)
-    return record, _answer_for_job(record, ask, fact) or _answer_for_key(record, ask, now_us)
+    now_ms = now_us // 1000
+    return record, _answer_for_job(record, ask, fact, now_ms) or _answer_for_key(record, ask, now_us)
 
 
 def _again(record: Record, job: str, fact: Fact) -> Answer:
@@ -75,7 +76,7 @@ def _again(record: Record, job: str, fact: Fact) -> Answer:
     return Superseded("repeated")
 
 
-def _answer_for_job(record: Record, ask: Claim, fact: Fact) -> Answer | None:
+def _answer_for_job(record: Record, ask: Claim, fact: Fact, now_ms: int) -> Answer | None:
     """Answer from what is known of the job itself, whatever the key does now."""
     if fact.closed:
         return Superseded("closed")
@@ -84,9 +85,10 @@ def _answer_for_job(record: Record, ask: Claim, fact: Fact) -> Answer | None:
     if not fact.ended:
         return None
     if fact.replays >= ask.max_crashes:
-        return Poisoned(fact.replays)
+        left_ms = fact.at_ms + ask.lease_ms - now_ms  # the last replay may still be at work
+        return Busy(left_ms, same_job=True) if left_ms > 0 else Poisoned(fact.replays)
     fact.replays += 1
-    fact.delivery = ask.delivery
+    fact.delivery, fact.at_ms = ask.delivery, now_ms
     _write(record, ask.job, fact)
     return Finished(State(fact.ended), fact.outcome, same_job=True, replays=fact.replays)
 
@@ -130,7 +132,8 @@ def _grant(record: Record, ask: Claim, now_us: int) -> Granted:
     record.until_ms = now_ms + ask.lease_ms
     record.line = ask.line  # no older one gets here
     record.retries = retries_of(ask.line)
-    record.closed, record.replays, record.draining = False, 0, False
+    record.closed, record.draining = False, False
+    record.replays, record.replayed_ms = 0, 0
     record.outcome, record.payload = None, ask.payload
     record.expires_ms = record.until_ms + ask.horizon_ms
     return Granted(record.token, len(record.suspects))
@@ -173,6 +176,7 @@ def _fact(record: Record, job: str) -> Fact:
             ended=ended,
             closed=record.closed,
             replays=record.replays,
+            at_ms=record.replayed_ms,
             outcome=record.outcome,
             delivery=record.delivery,
             token=record.token,
@@ -184,7 +188,7 @@ def _write(record: Record, job: str, fact: Fact) -> None:
     """Put back what `_fact` gave, where it came from."""
     if record.job == job:
         record.line, record.closed, record.replays = fact.line, fact.closed, fact.replays
-        record.delivery = fact.delivery
+        record.delivery, record.replayed_ms = fact.delivery, fact.at_ms
     else:
         record.facts[job] = fact
 
@@ -269,7 +273,8 @@ def spare(record: Record | None, job: str, delivery: str) -> None:
 
 def _remember(record: Record, job: str, fact: Fact, horizon_ms: int, now_ms: int) -> None:
     """Write a fact so that it outlives the horizon."""
-    fact.at_ms = now_ms
+    if record.job != job and (fact.closed or not fact.ended):
+        fact.at_ms = now_ms
     _write(record, job, fact)
     _prune(record, now_ms, horizon_ms)
     if record.expires_ms is not None:

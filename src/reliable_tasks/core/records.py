@@ -69,7 +69,7 @@ class Fact:
     ended: str = ""  # the letter of DONE or FAILED, or nothing
     closed: bool = False
     replays: int = 0
-    at_ms: int = 0  # when it was written, by the store's clock
+    at_ms: int = 0  # when it was written, or last replayed, by the store's clock
     outcome: bytes | None = None
     delivery: str = ""  # the last one that was answered with the outcome
     token: int = 0  # of the execution that ended the job
@@ -88,6 +88,7 @@ class Record:
     retries: int = 0  # of the execution that was granted last
     closed: bool = False
     replays: int = 0
+    replayed_ms: int = 0  # when the job was last answered with its outcome
     suspects: tuple[int, ...] = ()  # tokens whose executions ended without a word
     draining: bool = False
     outcome: bytes | None = None

@@ -210,6 +210,7 @@ def _record(key: str, fields: dict[str, bytes], expires_ms: int | None) -> Recor
         retries=int(text.get("a", 0)),
         closed=text.get("z") == "1",
         replays=int(text.get("n", 0)),
+        replayed_ms=int(text.get("m", 0)),
         suspects=tuple(int(token) for token in text.get("x", "").split(",") if token),
         draining="g" in text,
         outcome=fields.get("o"),

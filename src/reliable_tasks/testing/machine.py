@@ -30,7 +30,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from reliable_tasks.core.records import MAX_FACTS, Busy, Granted, Outcome, Record, State, line_of
+from reliable_tasks.core.records import (
+    MAX_FACTS,
+    Busy,
+    Finished,
+    Granted,
+    Outcome,
+    Record,
+    State,
+    line_of,
+)
 from reliable_tasks.core.store import Store
 from reliable_tasks.stores.memory import MemoryStore
 
@@ -195,6 +204,8 @@ class StoreMachine(RuleBasedStateMachine):
         if isinstance(expected, Busy) and isinstance(got, Busy):
             assert abs(expected.remaining_ms - got.remaining_ms) < CLOSE_MS
             got = replace(got, remaining_ms=expected.remaining_ms)
+        if isinstance(expected, Finished):
+            time.sleep(WAIT_S)  # until when it is no longer now, on both clocks
         assert got == expected
         self._compare(name)
 
@@ -384,6 +395,7 @@ class StoreMachine(RuleBasedStateMachine):
             fact, at_ms = got.facts[job], expected.facts[job].at_ms
             fact.token, fact.at_ms = names.get(fact.token, fact.token), _if_close(fact.at_ms, at_ms)
         got.until_ms = _if_close(got.until_ms, expected.until_ms)
+        got.replayed_ms = _if_close(got.replayed_ms, expected.replayed_ms)
         if got.expires_ms is not None and expected.expires_ms is not None:
             got.expires_ms = _if_close(got.expires_ms, expected.expires_ms)
         assert got == expected

@@ -15,7 +15,8 @@ if owner_of(j) == job then
 else
   local now_ms = math.floor(now() / 1000)
   local fact = read_fact(job) or no_fact()
-  fact.line, fact.at = math.max(fact.line, line), now_ms
+  fact.line = math.max(fact.line, line)
+  if fact.closed or fact.ended == "" then fact.at = now_ms end
   write_fact(job, fact)
   prune(now_ms, horizon_ms)
 end

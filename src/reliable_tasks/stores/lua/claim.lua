@@ -28,7 +28,7 @@ local function start(exists, token, best, crashes)
   set("a", retries, 0)
   set("p", payload, "")
   redis.call("HSET", key, unpack(fields))
-  if exists then redis.call("HDEL", key, "z", "n", "g", "o", unpack(gone)) end
+  if exists then redis.call("HDEL", key, "z", "n", "m", "g", "o", unpack(gone)) end
   redis.call("PEXPIRE", key, lease_ms + horizon_ms)
   return { 1, token, crashes }
 end
@@ -86,12 +86,16 @@ end
 if fact.closed then return { 4, "closed" } end
 if line < fact.line then return { 4, "older" } end
 if fact.ended ~= "" then
-  if fact.replays >= max_crashes then return { 5, fact.replays } end
+  if fact.replays >= max_crashes then -- the last replay may still be at work
+    local at = fact.at or tonumber(redis.call("HGET", key, "m") or 0)
+    if at + lease_ms > now_ms then return { 2, at + lease_ms - now_ms, 1, 0 } end
+    return { 5, fact.replays }
+  end
   fact.replays = fact.replays + 1
   if same then
-    redis.call("HSET", key, "n", fact.replays, "d", delivery)
+    redis.call("HSET", key, "n", fact.replays, "d", delivery, "m", now_ms)
   else
-    fact.delivery = delivery
+    fact.delivery, fact.at = delivery, now_ms
     write_fact(job, fact)
   end
   return ended_answer()

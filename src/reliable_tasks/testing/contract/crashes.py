@@ -22,6 +22,7 @@ from reliable_tasks.testing.contract.support import (
     Elapse,
     Fixtures,
     OneKey,
+    busy,
 )
 
 __all__ = ("Crashes",)
@@ -105,9 +106,27 @@ class Crashes(Fixtures):
         for replays in (1, 2):
             assert key.claim(max_crashes=2) == Finished(State.DONE, b"result", True, replays)
 
-        assert key.claim(max_crashes=2) == Poisoned(2)
-        assert key.claim(max_crashes=2) == Poisoned(2)
+        key.elapse(ms=2 * SOON_MS)
+        assert key.claim(max_crashes=2, lease_ms=SOON_MS) == Poisoned(2)
+        assert key.claim(max_crashes=2, lease_ms=SOON_MS) == Poisoned(2)
         assert key.claim("other") == Finished(State.DONE, b"result", same_job=False)
+
+    @pytest.mark.parametrize("other_came", [False, True])
+    def test_copies_that_are_answered_at_once_are_no_deaths(
+        self, key: OneKey, other_came: bool
+    ) -> None:
+        """While an answer may still be passed on, for one lease, further copies wait for it."""
+        key.run("a")
+        if other_came:
+            key.run("b")
+        key.claim("a", max_crashes=1)
+        assert busy(key.claim("a", max_crashes=1)) == (True, False)
+        key.elapse(ms=2 * SOON_MS)
+        key.advance("a", HOP)
+
+        assert key.claim("a", HOP, max_crashes=1, lease_ms=SOON_MS) == Poisoned(1)
+        key.close("a")
+        assert key.claim("a", HOP, max_crashes=1) == Superseded("closed")
 
     @pytest.mark.parametrize("other_came", [False, True])
     def test_a_replay_that_lives_is_no_death(self, key: OneKey, other_came: bool) -> None:

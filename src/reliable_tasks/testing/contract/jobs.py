@@ -75,7 +75,8 @@ class Jobs(Fixtures):
 
         assert key.claim("a", delivery="d", max_crashes=2) == first
         assert key.claim("a", max_crashes=2) == Finished(State.DONE, b"result", True, 2)
-        assert key.claim("a", max_crashes=2) == Poisoned(2)
+        key.elapse(ms=2 * SOON_MS)
+        assert key.claim("a", max_crashes=2, lease_ms=SOON_MS) == Poisoned(2)
         assert busy(key.claim("b", max_crashes=2)) == (True, False)
 
     def test_a_job_closed_before_the_key_moved_on_stays_closed(self, key: OneKey) -> None:
