@@ -63,8 +63,8 @@ def claim(record: Record | None, ask: Claim, now_us: int) -> tuple[Record, Answe
     fact = _fact(record, ask.job)
     if fact.delivery == ask.delivery:
         return record, _again(record, ask.job, fact)
-    now_ms = now_us // 1000
-    return record, _answer_for_job(record, ask, fact, now_ms) or _answer_for_key(record, ask, now_us)
+    known = _answer_for_job(record, ask, fact, now_us // 1000)
+    return record, known or _answer_for_key(record, ask, now_us)
 
 
 def _again(record: Record, job: str, fact: Fact) -> Answer:
