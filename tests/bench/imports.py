@@ -1,0 +1,39 @@
+"""What `import reliable_tasks` adds to the start of a program that has Celery."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from tests.bench.report import Figure
+
+__all__ = ("imports",)
+
+CELERY = "from celery import Celery, Task"
+OURS = f"{CELERY}; import reliable_tasks"
+ROUNDS = 25
+
+
+def imports() -> Iterator[Figure]:
+    """Yield the time that our import adds, in new processes, with bytecode cached."""
+    with TemporaryDirectory() as cache:
+        _seconds(OURS, Path(cache))
+        rounds = [
+            (_seconds(CELERY, Path(cache)), _seconds(OURS, Path(cache))) for _ in range(ROUNDS)
+        ]
+    celery, ours = (median(each) for each in zip(*rounds, strict=True))
+    yield Figure("import reliable_tasks, after Celery", "", (ours - celery) * 1e3, "ms", at_most=30)
+
+
+def _seconds(program: str, cache: Path) -> float:
+    env = {**os.environ, "PYTHONPYCACHEPREFIX": str(cache)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    started = perf_counter()
+    subprocess.run([sys.executable, "-c", program], check=True, env=env)
+    return perf_counter() - started

@@ -1,0 +1,67 @@
+"""How many tasks that do nothing a real worker ends in a second: guarded, and plain late acks."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import Any
+
+from celery.utils import uuid
+
+from reliable_tasks.core.header import NAME, Header
+from reliable_tasks.testing import Server, WorkerProcess, connected_app, eventually
+
+__all__ = ("throughput",)
+
+QUEUES = ("plain", "guarded")
+CONCURRENCY = {"solo": 1, "prefork": 2}
+
+
+def throughput(server: Server, pool: str, *, rounds: int, messages: int) -> dict[str, float]:
+    """Return the median rate, in tasks a second, of each kind of task."""
+    database = server.new_database()
+    rates: dict[str, list[float]] = {queue: [] for queue in QUEUES}
+    worker = WorkerProcess(
+        "tests.bench.app",
+        pool=pool,
+        concurrency=CONCURRENCY[pool],
+        queues=["idle"],
+        arguments=["--without-gossip", "--without-heartbeat"],
+        env=database.celery_env,
+    )
+    with worker, connected_app(database.url) as app, database.client() as client:
+        for queue in QUEUES:  # connects, and loads the scripts
+            _rate(app, client, worker.name, queue, messages // 10)
+        for _ in range(rounds):
+            for queue in QUEUES:
+                rates[queue].append(_rate(app, client, worker.name, queue, messages))
+    return {queue: median(found) for queue, found in rates.items()}
+
+
+def _rate(app: Any, client: Any, worker: str, queue: str, messages: int) -> float:
+    """Fill *queue*, let the worker empty it, and return how fast it did."""
+    _publish(app, queue, messages)
+    started = time.perf_counter()
+    app.control.add_consumer(queue, destination=[worker], reply=True, timeout=10, limit=1)
+    eventually(lambda: _is_empty(client, queue), timeout=120, interval=0.005)
+    rate = messages / (time.perf_counter() - started)
+    app.control.cancel_consumer(queue, destination=[worker], reply=True, timeout=10, limit=1)
+    return rate
+
+
+def _publish(app: Any, queue: str, messages: int) -> None:
+    with app.producer_pool.acquire(block=True) as producer:
+        for _ in range(messages):
+            task_id = uuid()
+            headers = {NAME: Header(task_id).encode()} if queue == "guarded" else {}
+            app.send_task(
+                f"tests.bench.app.{queue}",
+                queue=queue,
+                task_id=task_id,
+                headers=headers,
+                producer=producer,
+            )
+
+
+def _is_empty(client: Any, queue: str) -> bool:
+    return not client.llen(queue) and not client.hlen("unacked")
