@@ -49,6 +49,8 @@ __all__ = ("Guard",)
 
 logger = logging.getLogger("reliable_tasks")
 
+_fresh = random.SystemRandom()  # never repeats itself, though a body may call random.seed()
+
 SEND_PATIENCE = 15.0  # seconds of trying again in place before a delivery goes back
 PAUSE_BEFORE_REQUEUE = 1.0  # seconds; a broker that is down must not be hammered
 
@@ -106,7 +108,7 @@ class _Execution:
     shelf: str
     tell: Listener
     sleep: Callable[[float], None]
-    delivery: str = field(default_factory=lambda: str(random.getrandbits(62)))
+    delivery: str = field(default_factory=lambda: str(_fresh.getrandbits(62)))
 
     # --- asking ---------------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ __all__ = ("once",)
 
 logger = logging.getLogger("reliable_tasks")
 
+_fresh = random.SystemRandom()  # never repeats itself, though the caller may call random.seed()
+
 MAX_RUN_MS = 86_400_000
 NEVER_QUARANTINED = 2**31
 
@@ -69,7 +71,7 @@ def once(
     lease_ms = to_ms("lease_seconds", lease_seconds, least=0.1)
     retention_ms = to_ms("retention", retention, least=0)
     name = record_key(prefix, "once", digest(key))
-    job = f"{random.getrandbits(62):x}"
+    job = f"{_fresh.getrandbits(62):x}"
     horizon_ms = max(retention_ms, lease_ms)
     asked_at = monotonic()
     answer = records.claim(

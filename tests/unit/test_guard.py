@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -245,6 +246,20 @@ def test_the_lease_knows_attempt_and_crashes(bench: Bench) -> None:
     bench.execute(FakeMessage(seen.append, retries=1))
 
     assert (seen[0].attempt, seen[0].crashes) == (2, 1)
+
+
+def test_a_body_that_seeds_random_numbers_makes_no_two_deliveries_one(bench: Bench) -> None:
+    """Every child may call random.seed(0): a copy that comes meanwhile still has to wait."""
+    copy = FakeMessage()
+
+    def body(_: Lease) -> None:
+        random.seed(0)
+        with pytest.raises(Drop):
+            bench.execute(copy)
+
+    random.seed(0)
+    bench.execute(FakeMessage(body))
+    assert copy.runs == 0
 
 
 @pytest.mark.parametrize("value", ["x" * 11, "undumpable"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from reliable_tasks import AlreadyDone, AlreadyRunning, ConfigurationError, LeaseLost, once
@@ -36,6 +38,15 @@ def test_two_at_once_never_run(store: Store) -> None:
         with pytest.raises(AlreadyRunning) as caught, once("k", store=store):
             pytest.fail("ran twice")
         assert 0 < caught.value.remaining <= 30
+
+
+def test_a_seeded_caller_is_no_copy_of_another(store: Store) -> None:
+    """Two callers whose random numbers are the same are still two."""
+    random.seed(0)
+    with once("k", store=store):
+        random.seed(0)
+        with pytest.raises(AlreadyRunning), once("k", store=store):
+            pytest.fail("ran twice")
 
 
 def test_an_error_frees_the_key(store: Store) -> None:
