@@ -14,4 +14,7 @@ def test_soak(campaign):
 
     Nothing is stuck, and lost is only what nobody ever started: kombu's own window.
     """
-    scenarios.soak(campaign, 2_000, timeout=400)
+    figures = scenarios.soak(campaign, 2_000, timeout=400)
+
+    print(figures)
+    assert figures["deaths of workers"] >= 3

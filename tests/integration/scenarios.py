@@ -7,8 +7,11 @@ import threading
 import time
 from collections.abc import Iterable
 
+import pytest
+
+from reliable_tasks.core.records import line_of
 from reliable_tasks.testing import Server, WorkerProcess, eventually
-from tests.integration.apps.guarded import fenced, keyed, work
+from tests.integration.apps.guarded import fails_once_taken_over, fenced, keyed, work
 from tests.integration.campaign import Campaign, Every, names
 
 
@@ -103,19 +106,24 @@ def workers_die(campaign: Campaign, count: int, *, kills: int) -> None:
 
 def paused_past_its_lease(campaign: Campaign) -> None:
     """SIGSTOP a worker, let a second one finish its jobs, and let the first go on."""
-    first = campaign.worker()
+    first = campaign.worker(concurrency=3)
+    campaign.send(fails_once_taken_over, "failed", 2)
     campaign.send(work, "bare", kwargs={"before": 2})
     campaign.send(fenced, "paused", 2)
+    campaign.wait_begun("failed")
     zombies = {job: campaign.wait_begun(job) for job in ("bare", "paused")}
     eventually(lambda: campaign.ledger.counts("opened")["paused"] == 1)
     first.pause()
-    second = campaign.worker()
+    second = campaign.worker(concurrency=3)
     results = {job: campaign.result(job).get(timeout=60) for job in zombies}
+    with pytest.raises(ValueError, match="failed"):
+        campaign.result("failed").get(timeout=60)
 
     first.resume()
     eventually(lambda: campaign.ledger.counts("refused")["paused"] == 1)
     eventually(lambda: campaign.ledger.counts()["bare"] == 2)
-    campaign.wait_settled(zombies)
+    eventually(lambda: campaign.ledger.counts("end")["failed"] == 2)
+    campaign.wait_settled([*zombies, "failed"])
 
     for job, zombie in zombies.items():
         _, winner = campaign.begins(job)
@@ -123,6 +131,8 @@ def paused_past_its_lease(campaign: Campaign) -> None:
         assert winner.details["token"] > zombie.details["token"]
         assert results[job]["token"] == winner.details["token"]
         assert campaign.result(job).get(timeout=5) == results[job]
+    with pytest.raises(ValueError, match="failed"):
+        campaign.result("failed").get(timeout=5)
     # The effect with a fence happened once; the one without is doubled by the paused execution.
     assert _tokens(campaign, "paused") == [results["paused"]["token"]]
     assert _tokens(campaign, "bare") == [
@@ -142,8 +152,11 @@ def paused_and_back_before_the_winner_dies(campaign: Campaign) -> None:
     first, second, zombie = _overtaken(campaign, "net", 4)
     first.resume()
     eventually(lambda: campaign.ledger.counts("refused")["net"] == 1)
-    eventually(lambda: "lost its lease" in first.log)
-    eventually(lambda: first.log.count("deferred") >= 1)
+    eventually(
+        lambda: campaign.record(fenced, "net").line >= line_of(0, hop=1),
+        message="the zombie leaves a successor",
+    )
+    assert campaign.not_ready(["net"]) == ["net"]
 
     campaign.kill_worker(second)
     campaign.wait_settled(["net"])
@@ -187,8 +200,8 @@ def store_dies(
     assert_sound(campaign, jobs)
 
 
-def soak(campaign: Campaign, count: int, *, timeout: float) -> int:
-    """Kill a child or one of two whole workers each second; return the kills of workers."""
+def soak(campaign: Campaign, count: int, *, timeout: float) -> dict[str, int]:
+    """Kill a child or one of two whole workers each second; return what happened."""
     workers = [campaign.worker(concurrency=2) for _ in range(2)]
     jobs = names("soak", count)
     campaign.send_all(work, jobs, before=0.02, after=0.02)
@@ -213,7 +226,14 @@ def soak(campaign: Campaign, count: int, *, timeout: float) -> int:
     campaign.wait_settled(jobs, timeout=120)
 
     assert_sound(campaign, jobs, worker_kills=worker_kills)
-    return worker_kills
+    verdict = campaign.verdict(work, jobs)
+    return {
+        "deaths of workers": worker_kills,
+        "deaths of processes": len(campaign.killed) + worker_kills,
+        "executions": len(campaign.ledger.entries("begin")),
+        "never started": len(verdict.never_begun),
+        "doubled": len(verdict.doubled),
+    }
 
 
 def _is_ready(worker: WorkerProcess) -> bool:

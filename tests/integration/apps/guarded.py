@@ -122,6 +122,19 @@ def fenced(self: Any, job: str, seconds: float) -> dict[str, Any]:
     return {"job": job, "token": self.lease.token, "written": written}
 
 
+@shared_task(base=IdempotentTask, bind=True, max_crashes=MANY)
+def fails_once_taken_over(self: Any, job: str, seconds: float) -> str:
+    """Return a value, but raise in an execution that took over from another."""
+    ledger = begin(self, job)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.05)
+    ledger.write("end", job)
+    if self.lease.crashes:
+        raise ValueError(job)
+    return "the value of the first execution"
+
+
 @shared_task(base=IdempotentTask, bind=True)
 def retried(self: Any, job: str) -> int:
     """Fail twice, by Celery's own retry."""
