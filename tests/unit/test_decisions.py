@@ -181,6 +181,14 @@ class TestTable:
         assert answer == Granted(NOW_US + 900, crashes=1)
         assert later.job == "other"
 
+    def test_a_lease_ends_with_its_last_millisecond(self) -> None:
+        """A lease that ends now is over for the main process's word, too."""
+        over = decisions.end(record(State.RUNNING), "mine", False, HORIZON_MS, NOW_US)
+        assert over.state is State.FAILED
+
+        live = record(State.RUNNING, until_ms=NOW_MS + 1)
+        assert decisions.end(live, "mine", False, HORIZON_MS, NOW_US).state is State.RUNNING
+
 
 class TestTokens:
     """Fencing tokens rise."""
@@ -204,6 +212,8 @@ class TestTokens:
         ended = decisions.end(ahead, "mine", True, HORIZON_MS, NOW_US)
 
         assert ended.token == NOW_US + 10**9 + 1
+        behind = record(State.RUNNING, live=LIVE)
+        assert decisions.end(behind, "mine", True, HORIZON_MS, NOW_US).token == NOW_US
 
 
 class TestLines:

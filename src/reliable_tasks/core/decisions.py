@@ -257,6 +257,8 @@ def close(record: Record | None, job: str, horizon_ms: int, now_us: int) -> Reco
         return None
     fact = _fact(record, job)
     fact.closed = True
+    if record.job != job:
+        fact.outcome, fact.delivery = None, ""  # nobody will ask for it again
     _remember(record, job, fact, horizon_ms, now_us // 1000)
     return record
 

@@ -11,8 +11,9 @@ if owner_of(j) == job then
 else
   local now_ms = math.floor(now() / 1000)
   local fact = read_fact(job) or no_fact()
-  fact.closed, fact.at = true, now_ms
+  fact.closed, fact.at, fact.delivery = true, now_ms, ""
   write_fact(job, fact)
+  redis.call("HDEL", key, "o:" .. job)
   prune(now_ms, tonumber(ARGV[2]))
 end
 keep_at_least(tonumber(ARGV[2]))

@@ -94,10 +94,13 @@ class Jobs(Fixtures):
         """Closing reaches the job wherever it is remembered, and nobody else."""
         key.run("a", data=b"result")
         token = key.start("b")
+        key.claim("a", delivery="d")
         for _ in range(2):
             key.close("a")
 
         assert key.claim("a") == Superseded("closed")
+        assert key.claim("a", delivery="d") == Superseded("closed")
+        assert key.record.facts["a"].outcome is None
         assert key.record.token == token
         assert not key.record.closed
 

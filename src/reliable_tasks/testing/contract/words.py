@@ -176,7 +176,8 @@ class Words(Fixtures):
             key.end("b", killed=killed)
 
         assert key.claim("b", RETRY) == Superseded("closed")
-        assert key.record.facts["b"].line == RETRY
+        fact = key.record.facts["b"]
+        assert (fact.line, fact.ended, fact.closed) == (RETRY, State.FAILED, True)
         assert key.is_kept_for(HORIZON_MS)
         assert key.settle(token, "a", data=b"result") == Settled()
 
