@@ -14,7 +14,7 @@ from kombu.serialization import dumps, loads, registry
 from kombu.utils import json as wire
 
 from reliable_tasks.core.header import Header
-from reliable_tasks.core.records import Outcome, State
+from reliable_tasks.core.records import HOPS_PER_RETRY, Outcome, State
 from reliable_tasks.deadletter import letter_of
 from reliable_tasks.leases import Lease
 from reliable_tasks.publish import publish_successor, send_attached, send_failure
@@ -68,8 +68,8 @@ class Delivery:
         self.key, self._header = identity.key, identity.header
         self.job: str = request.id
         self.payload = self._header.payload_digest or ""
-        self.retries: int = request.retries
-        self.hop = self._header.hop
+        retries_before, self.hop = divmod(self._header.hop, HOPS_PER_RETRY)
+        self.retries: int = request.retries + retries_before
         self.has_key = self._header.key_digest is not None
         self.can_wait = not request.is_eager
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from celery.canvas import maybe_signature
@@ -13,7 +13,14 @@ from kombu.exceptions import EncodeError
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.message import Unsendable
 
-__all__ = ("freeze", "publish_successor", "send_attached", "send_failure")
+__all__ = (
+    "freeze",
+    "members",
+    "publish_successor",
+    "send_attached",
+    "send_failure",
+    "shown_arguments",
+)
 
 
 def publish_successor(task: Any, request: Any, header: Header, wait_ms: int) -> None:
@@ -32,8 +39,15 @@ def publish_successor(task: Any, request: Any, header: Header, wait_ms: int) -> 
         retries=request.retries,
         headers={**(request.headers or {}), NAME: header.next_hop().encode()},
         add_to_parent=False,
+        **shown_arguments(request),
     )
     successor.apply_async()
+
+
+def shown_arguments(request: Any) -> dict[str, str]:
+    """Return what logs and monitors show in place of the arguments, which may be secret."""
+    names = ("argsrepr", "kwargsrepr")
+    return {name: shown for name in names if (shown := getattr(request, name, None))}
 
 
 def _countdown(app: Any, request: Any, wait_ms: int) -> float:
@@ -120,6 +134,13 @@ def _give_ids(signature: Any, new_id: Callable[[], str]) -> None:
         options["task_id"] = new_id()
     for part in _parts(signature):
         _give_ids(part, new_id)
+
+
+def members(signature: Any) -> Iterator[Any]:
+    """Yield a signature and, for a group, chain or chord, all tasks inside it."""
+    yield signature
+    for part in _parts(signature):
+        yield from members(part)
 
 
 def _parts(signature: Any) -> Iterable[Any]:

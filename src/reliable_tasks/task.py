@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from time import sleep
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from celery import Task
-from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
+from kombu.exceptions import SerializationError
 
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.core.header import NAME, Header
@@ -23,17 +23,22 @@ from reliable_tasks.core.keys import (
     payload_digest,
     record_key,
 )
-from reliable_tasks.core.records import line_of
+from reliable_tasks.core.records import HOPS_PER_RETRY, line_of
 from reliable_tasks.core.settings import DEFAULTS, Options, read
 from reliable_tasks.core.store import Store
 from reliable_tasks.deadletter import shelf_name
 from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result
-from reliable_tasks.errors import ConfigurationError, StoreUnavailable
+from reliable_tasks.errors import (
+    ConfigurationError,
+    LeaseLost,
+    ReliableTasksError,
+    StoreUnavailable,
+)
 from reliable_tasks.events import tell
 from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE, Guard
 from reliable_tasks.leases import Lease
 from reliable_tasks.message import Drop, Requeue
-from reliable_tasks.publish import freeze
+from reliable_tasks.publish import freeze, members, shown_arguments
 from reliable_tasks.shield import SoftLimitShield
 from reliable_tasks.storage import Place, place_of, prefix_of, warn_of_other_store
 from reliable_tasks.stores.memory import MemoryStore
@@ -46,6 +51,8 @@ eager_store = MemoryStore()
 """Records of `.apply()` and of eager mode, for as long as the process lives."""
 
 WORKER_STEP = "reliable_tasks.worker:WorkerStep"
+
+_HOPELESS = (SerializationError, TypeError, ValueError, LookupError, ReliableTasksError)
 
 
 class IdempotentTask(Task):
@@ -297,7 +304,10 @@ class IdempotentTask(Task):
             store_id = None if eager or self.app.conf.task_always_eager else self.store_id
             header = Header(task_id, header.key_digest, header.payload_digest, 0, store_id)
         elif options.get("retries", 0) > self.request.retries:
-            header = Header(task_id, header.key_digest, header.payload_digest, 0, header.store_id)
+            first_hop = header.hop - header.hop % HOPS_PER_RETRY
+            header = Header(
+                task_id, header.key_digest, header.payload_digest, first_hop, header.store_id
+            )
         return {**(headers or {}), NAME: header.encode()}
 
     def _as_sent(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -365,17 +375,20 @@ class IdempotentTask(Task):
         Publish the task again for later, as `celery.app.task.Task.retry` does.
 
         A retry that cannot be published gives the delivery back to the broker instead of
-        ending the job. Once it is published, the job goes on there, whatever the body does next.
+        ending the job, unless it never can be: then it raises what is wrong with it. Once it is
+        published, the job goes on there, whatever the body does next.
         """
         execution = self._execution
+        if execution is not None and isinstance(exc, LeaseLost) and exc.key == execution.lease.key:
+            raise exc  # whoever took over goes on with the job
+        if args is None and kwargs is None:
+            options = {**shown_arguments(self.request), **options}
         try:
             retry = super().retry(args, kwargs, exc, throw=False, **options)
         except Reject as rejected:
             if execution is None:
                 raise
-            logger.error("%s: the retry could not be published: %s", self.name, rejected.reason)
-            sleep(PAUSE_BEFORE_REQUEUE)
-            raise Reject(rejected.reason, requeue=True) from rejected
+            self._give_back("retry", rejected.reason)
         if execution is not None:
             execution.retry = retry
         if throw:
@@ -388,26 +401,34 @@ class IdempotentTask(Task):
         if execution is None or self.request.is_eager:
             return super().on_replace(sig)
         delivery = execution.delivery
-        last = sig.tasks[-1] if isinstance(sig, _chain) else sig
-        if last.task == self.name:
-            header = Header(delivery.job, hop=delivery.hop + 1, store_id=self.store_id)
-            last.set(headers={**(last.options.get("headers") or {}), NAME: header.encode()})
+        line = line_of(delivery.retries, delivery.hop + 1)  # the replacement's retries begin anew
+        header = Header(delivery.job, hop=line, store_id=self.store_id)
+        for part in members(sig):
+            options = part["options"]
+            if part["task"] == self.name and options.get("task_id") == delivery.job:
+                options["headers"] = {**(options.get("headers") or {}), NAME: header.encode()}
         try:
             return super().on_replace(sig)
         except Ignore:
-            self._advance(delivery)
+            self._advance(delivery, line)
             raise
         except Exception as error:
-            logger.error("%s: the replacement could not be published: %s", delivery.key, error)
-            sleep(PAUSE_BEFORE_REQUEUE)
-            raise Reject(error, requeue=True) from error
+            self._give_back("replacement", error)
 
-    def _advance(self, delivery: Delivery) -> None:
+    def _give_back(self, what: str, error: Exception) -> NoReturn:
+        """Leave with the delivery still in the broker, or with an error that time does not mend."""
+        if isinstance(error, _HOPELESS) and not isinstance(error, OSError | StoreUnavailable):
+            raise error
+        logger.error("%s: the %s could not be published: %s", self.name, what, error)
+        sleep(PAUSE_BEFORE_REQUEUE)
+        raise Reject(repr(error), requeue=True) from error
+
+    def _advance(self, delivery: Delivery, line: int) -> None:
         try:
             self.records.advance(
                 delivery.key,
                 job=delivery.job,
-                line=line_of(delivery.retries, delivery.hop + 1),
+                line=line,
                 horizon_ms=self.guard_options.horizon_ms,
             )
         except StoreUnavailable as error:  # a copy would run the replaced body again

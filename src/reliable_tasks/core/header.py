@@ -32,7 +32,8 @@ class Header:
         task_id: The message that the header belongs to.
         key_digest: From `keys.key_of`; None: derive it, or the message is its own identity.
         payload_digest: From `keys.payload_digest`; None: nothing to compare.
-        hop: How many successors of the message came before it with the same retries.
+        hop: How many successors of the message came before it with the same retries. In a message
+            that replaced another, whose own retries begin at 0, the other's `records.line_of` too.
         store_id: Where the producer expects the record; None: unknown.
         format: Version of the layout.
     """

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 __all__ = (
+    "HOPS_PER_RETRY",
     "MAX_FACTS",
     "Answer",
     "Busy",

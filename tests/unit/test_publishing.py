@@ -1,0 +1,177 @@
+"""What a guarded task publishes for itself: retries, replacements, successors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from celery.app.trace import build_tracer
+from kombu.exceptions import EncodeError
+from kombu.simple import SimpleQueue
+
+from reliable_tasks import IdempotentTask, LeaseLost
+from reliable_tasks.stores.memory import MemoryStore
+
+
+class Bench:
+    """An app whose broker is in memory, and one who does a worker's work here and now."""
+
+    def __init__(self) -> None:
+        self.app = Celery("bench", broker="memory://", backend="cache+memory://")
+        self.app.set_default = lambda: None
+        self.app.conf.task_default_queue = f"queue-{uuid4()}"
+        self.ran: list[Any] = []
+        self.headers: list[dict[str, Any]] = []
+        self.ended: dict[str, Any] = {}
+
+    def task(self, body: Any, **options: Any) -> Any:
+        """Declare *body* as a bound, guarded task with a store in memory."""
+        options = {
+            "base": IdempotentTask,
+            "bind": True,
+            "shared": False,
+            "store": MemoryStore(),
+            **options,
+        }
+        return self.app.task(**options)(body)
+
+    def work(self, most: int = 50) -> None:
+        """Execute what waits in the queue, and what that publishes, without waiting for ETAs."""
+        with self.app.connection_for_read() as connection:
+            queue = connection.SimpleQueue(self.app.conf.task_default_queue)
+            try:
+                self._drain(queue, most)
+            finally:
+                queue.close()
+
+    def _drain(self, queue: SimpleQueue, most: int) -> None:
+        for _ in range(most):
+            try:
+                message = queue.get(block=False)
+            except queue.Empty:
+                return
+            self._execute(message)
+            message.ack()
+        assert most < 50, "it never ends"
+
+    def _execute(self, message: Any) -> None:
+        args, kwargs, embed = message.payload
+        request = {**message.headers, **embed, "delivery_info": message.delivery_info}
+        self.headers.append(message.headers)
+        task = self.app.tasks[message.headers["task"]]
+        trace = build_tracer(task.name, task, app=self.app)
+        result, info, *_ = trace(request["id"], args, kwargs, {**request, "is_eager": False})
+        self.ended[request["id"]] = (info.state, info.retval) if info else ("SUCCESS", result)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.app.close()
+
+
+class TestReplacement:
+    """A task that is replaced by itself goes on, wherever its id went."""
+
+    @pytest.mark.parametrize("retries", [0, 2])
+    @pytest.mark.parametrize("in_chain", [False, True])
+    def test_runs(self, bench: Bench, retries: int, in_chain: bool) -> None:
+        """After retries and inside a chain too, and its own retries are no older copies."""
+
+        def page(self: Any, number: int) -> int:
+            bench.ran.append((number, self.request.retries))
+            if self.request.retries < retries:
+                raise self.retry(countdown=0)
+            return self.replace(page_task.s(number + 1)) if number < 2 else number
+
+        def end(self: Any, number: int) -> None:
+            bench.ran.append(("last", number))
+
+        page_task, last = bench.task(page), bench.task(end)
+
+        (page_task.s(0) | last.s() if in_chain else page_task.s(0)).apply_async()
+        bench.work()
+
+        pages = [(number, again) for number in range(3) for again in range(retries + 1)]
+        assert bench.ran == pages + ([("last", 2)] if in_chain else [])
+
+
+class TestHopeless:
+    """What never can be published fails the job once, instead of running its body for ever."""
+
+    def test_retry(self, bench: Bench) -> None:
+        """Arguments that no message can carry are the job's own error."""
+
+        def body(self: Any, value: Any = None) -> None:
+            bench.ran.append(1)
+            raise self.retry(args=(object(),), countdown=0)
+
+        sent = bench.task(body).delay()
+        bench.work()
+
+        state, error = bench.ended[sent.id]
+        assert (bench.ran, state, type(error)) == ([1], "FAILURE", EncodeError)
+
+    def test_replacement(self, bench: Bench) -> None:
+        """So it is for what should replace the task."""
+
+        def body(self: Any, value: Any = None) -> None:
+            bench.ran.append(1)
+            self.replace(task.s(object()))
+
+        task = bench.task(body)
+        sent = task.delay()
+        bench.work()
+
+        state, error = bench.ended[sent.id]
+        assert (bench.ran, state, type(error)) == ([1], "FAILURE", EncodeError)
+
+
+class TestSuccessor:
+    """A message that waits for its turn."""
+
+    def test_of_a_retry_hides_what_its_message_hid(self, bench: Bench) -> None:
+        """Arguments that the producer keeps from logs and monitors stay hidden."""
+
+        def body(self: Any, password: str) -> None:
+            if self.request.retries == 0:
+                raise self.retry(countdown=0)
+
+        bench.task(body).apply_async(("secret",), argsrepr="hidden")
+        bench.work()
+
+        assert [headers["argsrepr"] for headers in bench.headers] == ["hidden", "hidden"]
+
+    def test_of_a_deferral_hides_what_its_message_hid(self, bench: Bench) -> None:
+        """So they do while a copy waits for its turn."""
+
+        def body(self: Any, password: str) -> None:
+            task.apply_async((password,), task_id=self.request.id, argsrepr="hidden")
+            bench.work(1)
+
+        task = bench.task(body)
+        task.apply_async(("secret",), argsrepr="hidden")
+        bench.work()
+
+        assert [headers["argsrepr"] for headers in bench.headers] == ["hidden"] * 3
+
+
+def test_a_lost_lease_is_not_retried(bench: Bench) -> None:
+    """An autoretry for everything does not spend its tries on executions that were overtaken."""
+
+    def body(self: Any) -> str:
+        bench.ran.append(self.request.retries)
+        if len(bench.ran) == 1:
+            lease = self.lease
+            raise LeaseLost(lease.key, 1.0, 2.0)
+        return "done"
+
+    sent = bench.task(body, autoretry_for=(Exception,), default_retry_delay=0).delay()
+    bench.work()
+
+    assert bench.ran == [0, 0]
+    assert bench.ended[sent.id] == ("SUCCESS", "done")
