@@ -142,6 +142,15 @@ def test_sentinel_without_a_master_name():
         place_of(conf(broker_url="sentinel://a:26379")).open()
 
 
+def test_a_master_name_in_the_address():
+    """A Sentinel store apart from the broker is named by its address alone."""
+    way = Place("sentinel://a;sentinel://b/3?master_name=shop", 1.0).open()._channel._way
+
+    assert (way.service, way.primary["db"], len(way.sentinels)) == ("shop", 3, 2)
+    with pytest.raises(ConfigurationError, match="got password too"):
+        Place(f"sentinel://a?master_name=x&password={SECRET}", 1.0).open()
+
+
 def test_tls_as_celery_writes_it():
     """Both of Celery's ways to say TLS reach the connection in redis-py's words."""
     url = "rediss://host/0?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs=/ca.pem"

@@ -113,7 +113,8 @@ def client_at(url: str, timeout: float, options: Mapping[str, Any]) -> Any:
     Return a client of the server at *url*, or of the primary behind sentinels.
 
     ``sentinel://[[user]:password@]host:port[/db][;sentinel://host:port...]`` is Kombu's form and
-    needs ``master_name`` in *options* (``sentinel_kwargs`` is passed on to the sentinels).
+    needs ``?master_name=...``, or that name in *options* (``sentinel_kwargs`` is passed on to the
+    sentinels).
 
     Args:
         url: The address; a password in it never reaches an error.
@@ -240,14 +241,15 @@ def _bounds_for(url: str, bounds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _behind_sentinels(url: str, bounds: Mapping[str, Any], options: dict[str, Any]) -> Any:
-    master_name = options.pop("master_name", None)
+    places = [urlsplit(each) for each in url.split(";")]
+    named = options.pop("master_name", None)
+    master_name = _master_in(places) or named
     if not master_name:
         raise ConfigurationError(
-            "store_url: expected master_name with sentinel:// (for a broker it stands in "
-            "broker_transport_options), got none"
+            "store_url: expected sentinel://host:port/0?master_name=name (for a broker the name "
+            "may stand in broker_transport_options), got no master_name"
         )
     sentinel_options = {**bounds, **(options.pop("sentinel_kwargs", None) or {})}
-    places = [urlsplit(each) for each in url.split(";")]
     sentinels = Sentinel(
         [(place.hostname, place.port or SENTINEL_PORT) for place in places],
         min_other_sentinels=options.pop("min_other_sentinels", 0),
@@ -256,6 +258,18 @@ def _behind_sentinels(url: str, bounds: Mapping[str, Any], options: dict[str, An
     database = _database_of(places)
     settings = {"db": database, **bounds, **_credentials(places[0]), **options}
     return sentinels.master_for(master_name, **settings)
+
+
+def _master_in(places: list[Any]) -> str | None:
+    """Return the name in the query; there is nothing else that a query may say."""
+    query = {name: value for place in places for name, [value] in parse_qs(place.query).items()}
+    name: str | None = query.pop("master_name", None)
+    if query:
+        raise ConfigurationError(
+            f"store_url: expected no more than master_name in a sentinel:// address, got "
+            f"{', '.join(query)} too. Pass a client as store instead."
+        )
+    return name
 
 
 def _database_of(places: list[Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import time
 from typing import Any
 
 from celery import Celery
@@ -33,3 +34,13 @@ def pay(self: Any, job: str) -> dict[str, Any]:
     """Take effect, and say under which token."""
     Ledger.from_environment().effect(job, attempt=self.lease.attempt)
     return {"job": job, "token": self.lease.token}
+
+
+@app.task(base=IdempotentTask, name="places.work", bind=True)
+def work(self: Any, job: str, seconds: float) -> str:
+    """Say that it has begun, and take effect after a while."""
+    ledger = Ledger.from_environment()
+    ledger.write("begin", job, token=self.lease.token)
+    time.sleep(seconds)
+    ledger.effect(job)
+    return job
