@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -59,6 +60,8 @@ class Campaign:
     start_worker: StartWorker
     settings: Mapping[str, Any] = field(default_factory=dict)
     killed: set[int] = field(default_factory=set)
+    published: list[str] = field(default_factory=list)
+    unnoted: set[str] = field(default_factory=set)
 
     def worker(self, **options: Any) -> WorkerProcess:
         """Start a worker of the guarded app."""
@@ -74,6 +77,7 @@ class Campaign:
         """Publish *job* under its own name as task id, with the task's class in the producer."""
         kwargs = options.pop("kwargs", {})
         mine = self.app.tasks[task.name]
+        self.published.append(job_id or job)
         return mine.apply_async((job, *args), kwargs, task_id=job_id or job, **options)
 
     def send_all(self, task: Any, jobs: Iterable[str], **kwargs: Any) -> None:
@@ -107,6 +111,21 @@ class Campaign:
             counts = pipe.execute()
         held = zip(("celery", "unacked", "unacked_index"), counts, strict=True)
         return {name: count for name, count in held if count}
+
+    def note_window(self, task: Any) -> None:
+        """
+        Note which jobs the broker does not hold although nobody has begun them.
+
+        kombu takes a message out of its list and notes it as unacknowledged in two steps. Right
+        after a worker or the server died, the jobs between the two are named here.
+        """
+        with self.database.client() as client, client.pipeline(transaction=True) as pipe:
+            waiting, taken = pipe.lrange("celery", 0, -1).hvals("unacked").execute()
+        messages = [json.loads(each) for each in waiting]
+        messages += [json.loads(each)[0] for each in taken]
+        held = {message["headers"]["id"] for message in messages}
+        missing = set(self.published) - held
+        self.unnoted |= {job for job in missing if self.record(task, job) is None}
 
     def not_ready(self, jobs: Iterable[str]) -> list[str]:
         """Return the jobs that have no result."""

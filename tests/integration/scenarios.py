@@ -15,14 +15,18 @@ from tests.integration.apps.guarded import fails_once_taken_over, fenced, keyed,
 from tests.integration.campaign import Campaign, Every, names
 
 
-def assert_sound(campaign: Campaign, jobs: Iterable[str], *, worker_kills: int = 0) -> None:
-    """Nothing lost, nothing stuck, doubled only where a kill came before the record."""
+def assert_sound(campaign: Campaign, jobs: Iterable[str], *, deaths: int = 0) -> None:
+    """
+    Nothing lost, nothing stuck, doubled only where a kill came before the record.
+
+    Each of the *deaths* of a whole worker or of the server may lose one message that nobody ever
+    started, if it was in kombu's window at that moment: by name, see `Campaign.note_window`.
+    """
     jobs = list(jobs)
     verdict = campaign.verdict(work, jobs)
-    # kombu pops a message and notes it in two steps: a worker that is killed between them loses
-    # one that nobody ever saw.
     assert verdict.lost == verdict.never_begun
-    assert len(verdict.lost) <= worker_kills
+    assert set(verdict.lost) <= campaign.unnoted
+    assert len(verdict.lost) <= deaths
     assert verdict.inexcusable == {}
     assert set(campaign.not_ready(jobs)) == set(verdict.lost)
 
@@ -98,10 +102,11 @@ def workers_die(campaign: Campaign, count: int, *, kills: int) -> None:
         share = count * (number + 1) / (kills + 1)
         eventually(lambda share=share: len(campaign.ledger.counts()) >= share)
         campaign.kill_worker(worker)
+        campaign.note_window(work)
         worker.restart()
     campaign.wait_settled(jobs)
 
-    assert_sound(campaign, jobs, worker_kills=kills)
+    assert_sound(campaign, jobs, deaths=kills)
 
 
 def paused_past_its_lease(campaign: Campaign) -> None:
@@ -185,7 +190,7 @@ def store_dies(
     campaign: Campaign, server: Server, count: int, *, down: float, kills: int = 1
 ) -> None:
     """SIGKILL the server that is broker, store and result backend, and start it again."""
-    campaign.worker(concurrency=2)
+    worker = campaign.worker(concurrency=2)
     jobs = names("store", count)
     campaign.send_all(work, jobs, before=0.05, after=0.05)
 
@@ -194,10 +199,13 @@ def store_dies(
         eventually(lambda share=share: len(campaign.ledger.counts()) >= share)
         server.kill()
         time.sleep(down)
+        worker.pause()
         server.start()
+        campaign.note_window(work)
+        worker.resume()
     campaign.wait_settled(jobs)
 
-    assert_sound(campaign, jobs)
+    assert_sound(campaign, jobs, deaths=kills)
 
 
 def soak(campaign: Campaign, count: int, *, timeout: float) -> dict[str, int]:
@@ -214,6 +222,7 @@ def soak(campaign: Campaign, count: int, *, timeout: float) -> dict[str, int]:
             campaign.kill_child(victim)
         elif all(_is_ready(worker) for worker in workers):
             campaign.kill_worker(victim)
+            campaign.note_window(work)
             worker_kills += 1
             victim.start()
 
@@ -225,7 +234,7 @@ def soak(campaign: Campaign, count: int, *, timeout: float) -> dict[str, int]:
         worker.wait_ready()
     campaign.wait_settled(jobs, timeout=120)
 
-    assert_sound(campaign, jobs, worker_kills=worker_kills)
+    assert_sound(campaign, jobs, deaths=worker_kills)
     verdict = campaign.verdict(work, jobs)
     return {
         "deaths of workers": worker_kills,

@@ -250,7 +250,7 @@ class TestServers:
     """Servers that die."""
 
     def test_store_restarts(self, ledger, worker):
-        """Broker, store and backend killed and restarted: nothing lost, nothing doubled."""
+        """Broker, store and backend killed and restarted: nothing lost but in kombu's window."""
         with (
             valkey_server(appendonly=True, config=["appendfsync always"]) as server,
             running(server.new_database(), ledger, worker) as campaign,
