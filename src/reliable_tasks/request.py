@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakSet
 
@@ -11,6 +12,7 @@ from celery.app.task import Context
 from celery.worker import state
 from celery.worker.request import Request
 
+from reliable_tasks.core.records import State
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import ReliableTasksError
 from reliable_tasks.task import IdempotentTask
@@ -21,6 +23,8 @@ logger = logging.getLogger("reliable_tasks")
 
 _announced: WeakSet[Any] = WeakSet()
 """Requests whose end was announced: one round trip for all, however many are cancelled."""
+
+_BEGUN = frozenset({State.RUNNING, State.DONE, State.FAILED, State.QUARANTINED})
 
 
 class GuardedRequest(Request):
@@ -37,6 +41,31 @@ class GuardedRequest(Request):
         if self not in _announced:
             _drain({self, *state.active_requests})
         super().cancel(*args, **kwargs)
+
+    def maybe_expire(self) -> bool:
+        """
+        Let only a job expire that has not begun.
+
+        A copy of one that runs, or has an outcome, is the guard's: Celery would report the job
+        as revoked, also to its chord, and drop what hangs on it.
+        """
+        is_late = self.expires < datetime.now(UTC if self.expires.tzinfo else None)
+        if is_late and self._has_begun():
+            return False
+        return bool(super().maybe_expire())
+
+    def _has_begun(self) -> bool:
+        try:
+            record = self.task.records.peek(key_of_request(self))
+        except Exception as error:
+            logger.warning("%s[%s]: it may have begun, but: %s", self.name, self.id, error)
+            return False
+        if record is None:
+            return False
+        if record.job == self.id:
+            return record.state in _BEGUN
+        fact = record.facts.get(self.id)
+        return fact is not None and bool(fact.ended)
 
     def _announce_revoked(
         self,
@@ -59,7 +88,7 @@ class GuardedRequest(Request):
             task.records.end(
                 key, job=self.id, killed=killed, horizon_ms=task.guard_options.horizon_ms
             )
-        except (ReliableTasksError, TypeError) as error:
+        except Exception as error:  # a key that cannot be made must not end the worker
             logger.warning("%s[%s]: its end was not recorded: %s", self.name, self.id, error)
 
 
@@ -86,7 +115,7 @@ def _drain(requests: set[Any]) -> None:
         if isinstance(request.task, IdempotentTask):
             try:
                 jobs[request.task.records].append((key_of_request(request), request.id))
-            except (ReliableTasksError, TypeError) as error:
+            except Exception as error:
                 logger.warning("%s[%s]: %s", request.name, request.id, error)
     for store, each in jobs.items():
         try:

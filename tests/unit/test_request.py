@@ -1,0 +1,120 @@
+"""What a worker's main process does with a message before, and instead of, running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from celery.worker import state as worker_state
+
+from reliable_tasks import IdempotentTask
+from reliable_tasks.core.records import Granted, Outcome, State
+from reliable_tasks.request import GuardedRequest, key_of_request
+from reliable_tasks.stores.memory import MemoryStore
+from reliable_tasks.testing.clock import ManualClock
+
+PAST, FUTURE = "2020-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"
+
+
+class Place:
+    """A task, its store, and what the main process makes of its messages."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.store = MemoryStore(self.clock)
+        self.app = Celery("main", broker="memory://", backend="cache+memory://")
+        self.task = self.app.task(
+            base=IdempotentTask, store=self.store, idempotency_key=_key, shared=False
+        )(work)
+
+    def request(self, order: Any = 1, *, expires: str | None = PAST) -> Any:
+        """Receive a message of a producer that has only the task's name."""
+        job = str(uuid4())
+        message: Any = SimpleNamespace(
+            headers={"id": job, "task": self.task.name, "expires": expires, "lang": "py"},
+            body=b"", payload=([order], {}, {}), properties={}, delivery_info={},
+            content_type="application/json", content_encoding="utf-8",
+        )  # fmt: skip
+        return GuardedRequest(message, app=self.app, task=self.task)
+
+    def begin(self, request: Any) -> int:
+        """Let the request's job hold its key, elsewhere."""
+        answer = self.store.claim(
+            key_of_request(request), delivery=str(uuid4()), job=request.id, line=0,
+            lease_ms=1_000, horizon_ms=60_000, max_crashes=3,
+        )  # fmt: skip
+        assert isinstance(answer, Granted)
+        return answer.token
+
+    def settle(self, request: Any, token: int, state: State) -> None:
+        """Let it end."""
+        self.store.settle(
+            key_of_request(request), token=token, job=request.id, line=0,
+            outcome=Outcome(state, b"1", 1_000), horizon_ms=60_000,
+        )  # fmt: skip
+
+
+def _key(order: Any) -> str:
+    return f"order {order + 0}"
+
+
+def work(order: Any) -> Any:
+    return order
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    place = Place()
+    yield place
+    place.app.close()
+    worker_state.revoked.clear()
+
+
+def test_a_message_expires_before_its_job_has_begun(place: Place) -> None:
+    """Celery's own meaning of `expires` stands."""
+    assert place.request().maybe_expire()
+    assert not place.request(expires=FUTURE).maybe_expire()
+
+
+@pytest.mark.parametrize("how", [State.RUNNING, State.DONE, State.FAILED])
+def test_a_job_that_has_begun_does_not_expire(place: Place, how: State) -> None:
+    """A late copy is the guard's: reported as revoked, it would fail the job's chord."""
+    request = place.request()
+    token = place.begin(request)
+    if how is not State.RUNNING:
+        place.settle(request, token, how)
+
+    assert not request.maybe_expire()
+
+
+def test_a_job_that_has_ended_does_not_expire_when_its_key_is_another_jobs(place: Place) -> None:
+    """What is remembered of a job beside the record's own counts too."""
+    first, second = place.request(), place.request()
+    place.settle(first, place.begin(first), State.FAILED)
+    place.clock.advance(2)
+    place.begin(second)
+
+    assert not first.maybe_expire()
+    assert not second.maybe_expire()
+    assert place.request().maybe_expire()
+
+
+@pytest.mark.parametrize("how", [State.RETRYING, State.IDLE])
+def test_a_job_that_waits_to_run_again_expires(place: Place, how: State) -> None:
+    """A retry that is too late is not run, as in plain Celery."""
+    request = place.request()
+    place.settle(request, place.begin(request), how)
+
+    assert request.maybe_expire()
+
+
+def test_a_key_that_cannot_be_made_does_not_end_the_worker(place: Place) -> None:
+    """Arguments that the key's own function chokes on are the task's trouble, later."""
+    request = place.request("no number")
+
+    assert request.maybe_expire()
+    request._announce_revoked("expired", False, None, True)
