@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from celery import _state
 
 from reliable_tasks.testing import Database, Ledger, Server, WorkerProcess, close_app, eventually
 from tests.integration.apps import flows
@@ -15,6 +16,7 @@ from tests.integration.apps.flows import FAULTS_VARIABLE, Faults
 __all__ = ("bench", "shared_bench")
 
 TIMEOUT = 40.0
+APP = "tests.integration.apps.features"
 
 
 @dataclass
@@ -71,14 +73,17 @@ def shared_bench(valkey: Server, tmp_path_factory: pytest.TempPathFactory) -> It
     flows.app.conf.update(broker_url=database.url, result_backend=database.url)
     flows.copy_messages(flows.app, faults)
     env = {**ledger.env, **database.celery_env, FAULTS_VARIABLE: str(faults.directory)}
-    with WorkerProcess("tests.integration.apps.flows", concurrency=3, env=env) as worker:
+    with WorkerProcess(APP, concurrency=3, env=env) as worker:
         yield Bench(database, ledger, faults, worker)
     close_app(flows.app)
 
 
 @pytest.fixture
-def bench(shared_bench: Bench, request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(
+    shared_bench: Bench, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
     """The session's worker; its log of this test is shown if the test fails."""
+    monkeypatch.setattr(_state._tls, "current_app", flows.app)  # Celery 5.5 asks for it in chains
     start = len(shared_bench.worker.log)
     yield shared_bench
     log = shared_bench.worker.log[start:]
