@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -9,6 +11,7 @@ from typing import Any
 
 from celery.canvas import maybe_signature
 from celery.exceptions import Ignore, Reject, Retry
+from celery.states import STARTED
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps, loads, registry
 from kombu.utils import json as wire
@@ -21,6 +24,8 @@ from reliable_tasks.publish import publish_successor, send_attached, send_failur
 from reliable_tasks.shield import SoftLimitShield
 
 __all__ = ("SLOT", "Delivery", "Execution", "Identity", "keeps_result")
+
+logger = logging.getLogger("reliable_tasks")
 
 SLOT = "_reliable_tasks"
 """Where a request remembers that it is being executed under a guard."""
@@ -111,11 +116,24 @@ class Delivery:
 
     def run(self, lease: Lease) -> Any:
         self._request.__dict__[SLOT] = Execution(lease, self)
+        if self.task.tells_started:
+            self._tell_started()
         self._shield.lower()
         try:
             return self.task._body(*self._args, **self._kwargs)  # noqa: SLF001
         finally:
             self._shield.raise_again()
+
+    def _tell_started(self) -> None:
+        """Store the state STARTED, as Celery does with `track_started`."""
+        if not (self.can_wait and self._keeps_result):
+            return
+        request = self._request
+        process = {"pid": os.getpid(), "hostname": request.hostname}
+        try:
+            self.task.backend.store_result(request.id, process, STARTED, request=request)
+        except Exception as error:  # it only informs
+            logger.warning("%s: its start is not stored: %s", self.key, error)
 
     def outcome_of(self, error: BaseException | None) -> Outcome | None:
         retry = self._retry

@@ -93,6 +93,7 @@ class IdempotentTask(Task):
     acks_late = True
     reject_on_worker_lost = True
     retry_on_worker_lost = False
+    tells_started = False
     Request = "reliable_tasks.request:GuardedRequest"
 
     idempotency_key: ClassVar[tuple[str, ...] | Callable[..., Any] | None] = None
@@ -125,6 +126,8 @@ class IdempotentTask(Task):
         """Check what the app's settings and annotations have added."""
         super().on_bound(app)
         _check_acknowledgement(cls)
+        if cls.track_started:  # the guard says it: a copy that does not run has not started
+            cls.tells_started, cls.track_started = True, False
         app.steps["worker"].add(WORKER_STEP)
 
     @cached_property

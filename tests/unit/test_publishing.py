@@ -175,3 +175,39 @@ def test_a_lost_lease_is_not_retried(bench: Bench) -> None:
 
     assert bench.ran == [0, 0]
     assert bench.ended[sent.id] == ("SUCCESS", "done")
+
+
+class TestStarted:
+    """The state STARTED, for those who ask for it."""
+
+    def test_is_stored_while_the_body_runs(self, bench: Bench) -> None:
+        """With `track_started` a run can be seen from outside, on the task or for the app."""
+
+        def body(self: Any) -> None:
+            bench.ran.append(self.AsyncResult(self.request.id).state)
+
+        task = bench.task(body, track_started=True)
+        task.delay()
+        task.apply_async(ignore_result=True)
+        bench.work()
+
+        assert bench.ran == ["STARTED", "PENDING"]
+
+    def test_of_a_copy_does_not_hide_a_failure(self, bench: Bench) -> None:
+        """A copy that is dropped has not started: whoever waits still learns of the failure."""
+
+        def body(self: Any) -> None:
+            raise KeyError
+
+        task = bench.task(body, track_started=True)
+        link_error = bench.task(_nothing).s()
+        for _ in range(2):
+            sent = task.apply_async(task_id="failed", link_error=link_error)
+            bench.work()
+
+        assert bench.ended["failed"][0] == "IGNORED"
+        assert sent.state == "FAILURE"
+
+
+def _nothing(self: Any, *_: Any) -> None:
+    pass
