@@ -73,6 +73,8 @@ def _again(record: Record, job: str, fact: Fact) -> Answer:
         return Granted(record.token, len(record.suspects))
     if fact.ended:
         return Finished(State(fact.ended), fact.outcome, same_job=True, replays=fact.replays)
+    if record.state is State.QUARANTINED:  # since the question was asked first
+        return Poisoned(len(record.suspects))
     return Superseded("repeated")
 
 

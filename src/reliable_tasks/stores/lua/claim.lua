@@ -81,6 +81,7 @@ end
 if fact.delivery == delivery then
   if state == "R" and same then return { 1, tonumber(token), crashes } end
   if fact.ended ~= "" then return ended_answer() end
+  if state == "Q" then return { 5, crashes } end -- since the question was asked first
   return { 4, "repeated" }
 end
 if fact.closed then return { 4, "closed" } end

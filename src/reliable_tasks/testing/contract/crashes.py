@@ -164,6 +164,14 @@ class Crashes(Fixtures):
 
         assert same(key.record, before)
 
+    @pytest.mark.parametrize("killer", ["a", "b"])
+    def test_a_question_that_comes_too_late_is_quarantined(self, key: OneKey, killer: str) -> None:
+        """A claim whose lease ended before its reply came is not dropped: it was never run."""
+        key.lapse("a", delivery="d")
+        assert key.claim(killer, max_crashes=1) == Poisoned(1)
+
+        assert key.claim("a", delivery="d", max_crashes=1) == Poisoned(1)
+
     def test_a_repeated_last_replay_is_still_a_replay(self, key: OneKey) -> None:
         """The last replay that is allowed may lose its reply as well."""
         key.run(data=b"result")
