@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.keys import digest
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import ConfigurationError
@@ -72,9 +73,9 @@ def place_of(conf: Mapping[str, Any], *, url: str | None = None, store: Any = No
         store: The task's own ``store``: a client or a store.
 
     Raises:
-        ConfigurationError: None of these names a Redis.
+        ConfigurationError: None of these names a Redis, or the time-out is none.
     """
-    timeout = conf.get("reliable_tasks_store_timeout") or DEFAULT_TIMEOUT
+    timeout = _timeout_of(conf.get("reliable_tasks_store_timeout"))
     named = (store, url, conf.get("reliable_tasks_store"), conf.get("reliable_tasks_store_url"))
     for target in named:
         if target is not None:
@@ -86,6 +87,12 @@ def place_of(conf: Mapping[str, Any], *, url: str | None = None, store: Any = No
         "store_url: expected a Redis for the records of IdempotentTask, but neither the broker nor "
         "the result backend is one. Set reliable_tasks_store_url to redis://host:port/db."
     )
+
+
+def _timeout_of(value: Any) -> float:
+    if value is None:
+        return DEFAULT_TIMEOUT
+    return to_ms("reliable_tasks_store_timeout", value, least=0.001) / 1_000
 
 
 def prefix_of(conf: Mapping[str, Any]) -> str:

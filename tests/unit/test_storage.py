@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import traceback
+from datetime import timedelta
 
 import pytest
 import redis
@@ -190,13 +191,17 @@ def test_timeout():
     assert place_of(conf(broker_url="redis://h")).timeout == 2.0
     settings = conf(broker_url="redis://h", reliable_tasks_store_timeout=0.25)
     assert place_of(settings).open()._channel._timeout == 0.25
+    settings = conf(broker_url="redis://h", reliable_tasks_store_timeout=timedelta(seconds=3))
+    assert place_of(settings).timeout == 3
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan")])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "2", True])
 def test_senseless_timeout(timeout):
-    """A time-out that is no time is refused."""
-    with pytest.raises(ConfigurationError, match="store_timeout"):
-        Place("redis://h", timeout).open()
+    """A time-out that is no time is refused, in the settings and by the store itself."""
+    with pytest.raises(ConfigurationError, match="store_timeout: expected seconds"):
+        place_of(conf(broker_url="redis://h", reliable_tasks_store_timeout=timeout))
+    with pytest.raises(ConfigurationError, match="expected seconds"):
+        RedisStore.from_url("redis://h", timeout=timeout)
 
 
 # --- prefix -------------------------------------------------------------------------------

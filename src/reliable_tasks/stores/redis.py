@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.records import (
     Answer,
     Busy,
@@ -22,7 +23,6 @@ from reliable_tasks.core.records import (
     Superseded,
     Unreadable,
 )
-from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.stores.addresses import ClusterWay, SentinelWay, Way, way_of, way_to
 from reliable_tasks.stores.channel import Channel, DirectChannel, pack
 from reliable_tasks.stores.cluster import ClusterChannel
@@ -156,8 +156,7 @@ class RedisStore:
 
 def _channel_of(client: Any, timeout: float) -> tuple[str, Channel]:
     """Return the name of the place that *client*, or a way, leads to, and the channel there."""
-    if not timeout > 0:
-        raise ConfigurationError(f"store_timeout: expected seconds above 0, got {timeout!r}")
+    timeout = to_ms("timeout of the store", timeout, least=0.001) / 1_000
     way = client if isinstance(client, Way | SentinelWay | ClusterWay) else way_of(client)
     if isinstance(way, ClusterWay):
         return way.place, ClusterChannel(way, timeout)
