@@ -276,3 +276,24 @@ class TestServers:
 
             assert ledger.counts() == dict.fromkeys(jobs, 1)
             assert campaign.not_ready(jobs) == []
+
+    def test_store_blinks_while_jobs_run(self, valkey, ledger, worker):
+        """A store that is away for less than a lease, when outcomes are due, doubles nothing."""
+        valkey.ensure_running()
+        jobs = names("blink", 4)
+        with (
+            valkey_server(appendonly=True) as server,
+            running(valkey.new_database(), ledger, worker, store=server.new_database()) as campaign,
+        ):
+            campaign.worker(concurrency=len(jobs))
+            campaign.send_all(work, jobs, before=0.5)
+            eventually(lambda: len(ledger.entries("begin")) == len(jobs))
+
+            server.kill()
+            eventually(lambda: len(ledger.entries("effect")) == len(jobs))
+            server.start()
+            campaign.wait_settled(jobs)
+
+            assert ledger.counts("begin") == ledger.counts() == dict.fromkeys(jobs, 1)
+            assert campaign.not_ready(jobs) == []
+            assert {campaign.record(work, job).state for job in jobs} == {State.DONE}
