@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from celery.canvas import maybe_signature
 from celery.utils import uuid
-from kombu.exceptions import EncodeError
+from kombu.exceptions import EncodeError, SerializationError
 
 from reliable_tasks.core.header import NAME, Header
+from reliable_tasks.errors import ReliableTasksError, StoreUnavailable
 from reliable_tasks.message import Unsendable
 
 __all__ = (
     "freeze",
+    "is_hopeless",
     "members",
     "publish_successor",
     "send_attached",
     "send_failure",
     "shown_arguments",
 )
+
+logger = logging.getLogger("reliable_tasks")
+
+_HOPELESS = (SerializationError, TypeError, ValueError, LookupError, ReliableTasksError)
 
 
 def publish_successor(task: Any, request: Any, header: Header, wait_ms: int) -> None:
@@ -62,7 +69,7 @@ def _countdown(app: Any, request: Any, wait_ms: int) -> float:
 
 def send_attached(task: Any, request: Any, value: Any, *, store_result: bool) -> None:
     """
-    Send what a message carries for success, then take it off the message.
+    Send what a message carries for success, each part taken off the message once it is sent.
 
     Callbacks first, then the next link of its chain, then the result, which
     counts it in its chord: as Celery's tracer does, but before the delivery is
@@ -75,14 +82,20 @@ def send_attached(task: Any, request: Any, value: Any, *, store_result: bool) ->
         store_result: Whether the result backend keeps it.
 
     Raises:
-        Unsendable: The result has no serialized form; trying again is of no use.
+        Unsendable: The result has no serialized form, or a callback does not fit it; trying
+            again is of no use. What is left on the message is Celery's to report.
     """
     try:
         _send_callbacks(task, request, value)
+    except Exception as error:
+        if is_hopeless(error):
+            raise Unsendable(str(error)) from error
+        raise
+    try:
         task.backend.mark_as_done(request.id, value, request, store_result)
     except EncodeError as error:
         raise Unsendable(str(error)) from error
-    request.callbacks = request.chain = request.chord = None
+    request.chord = None
 
 
 def _send_callbacks(task: Any, request: Any, value: Any) -> None:
@@ -92,19 +105,31 @@ def _send_callbacks(task: Any, request: Any, value: Any) -> None:
         "root_id": request.root_id or request.id,
         "priority": (request.delivery_info or {}).get("priority") if inherits else None,
     }
-    for callback in request.callbacks or ():
-        maybe_signature(callback, app=task.app).apply_async((value,), **family)
+    while request.callbacks:
+        maybe_signature(request.callbacks[0], app=task.app).apply_async((value,), **family)
+        request.callbacks = request.callbacks[1:]
     if request.chain:
         link = maybe_signature(request.chain[-1], app=task.app)
         link.apply_async((value,), chain=request.chain[:-1], **family)
+        request.chain = None
 
 
 def send_failure(task: Any, request: Any, error: BaseException, *, store_result: bool) -> None:
     """Record a failure and send what hangs on it, then take that off the message."""
-    task.backend.mark_as_failure(
-        request.id, error, traceback=None, request=request, store_result=store_result
-    )
+    try:
+        task.backend.mark_as_failure(
+            request.id, error, traceback=None, request=request, store_result=store_result
+        )
+    except Exception as trouble:
+        if not is_hopeless(trouble):
+            raise
+        logger.exception("%s[%s]: an error callback does not fit", task.name, request.id)
     request.errbacks = request.chain = request.chord = None
+
+
+def is_hopeless(error: BaseException) -> bool:
+    """Whether an error of publishing is one of the message itself, which time does not mend."""
+    return isinstance(error, _HOPELESS) and not isinstance(error, OSError | StoreUnavailable)
 
 
 def freeze(links: Any) -> Any:

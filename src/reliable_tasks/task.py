@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NoReturn
 from celery import Task
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
-from kombu.exceptions import SerializationError
 
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.core.header import NAME, Header
@@ -28,17 +27,12 @@ from reliable_tasks.core.settings import DEFAULTS, Options, read
 from reliable_tasks.core.store import Store
 from reliable_tasks.deadletter import shelf_name
 from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result
-from reliable_tasks.errors import (
-    ConfigurationError,
-    LeaseLost,
-    ReliableTasksError,
-    StoreUnavailable,
-)
+from reliable_tasks.errors import ConfigurationError, LeaseLost, StoreUnavailable
 from reliable_tasks.events import tell
 from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE, Guard
 from reliable_tasks.leases import Lease
 from reliable_tasks.message import Drop, Requeue
-from reliable_tasks.publish import freeze, members, shown_arguments
+from reliable_tasks.publish import freeze, is_hopeless, members, shown_arguments
 from reliable_tasks.shield import SoftLimitShield
 from reliable_tasks.storage import Place, place_of, prefix_of, warn_of_other_store
 from reliable_tasks.stores.memory import MemoryStore
@@ -51,8 +45,6 @@ eager_store = MemoryStore()
 """Records of `.apply()` and of eager mode, for as long as the process lives."""
 
 WORKER_STEP = "reliable_tasks.worker:WorkerStep"
-
-_HOPELESS = (SerializationError, TypeError, ValueError, LookupError, ReliableTasksError)
 
 
 class IdempotentTask(Task):
@@ -420,7 +412,7 @@ class IdempotentTask(Task):
 
     def _give_back(self, what: str, error: Exception) -> NoReturn:
         """Leave with the delivery still in the broker, or with an error that time does not mend."""
-        if isinstance(error, _HOPELESS) and not isinstance(error, OSError | StoreUnavailable):
+        if is_hopeless(error):
             raise error
         logger.error("%s: the %s could not be published: %s", self.name, what, error)
         sleep(PAUSE_BEFORE_REQUEUE)

@@ -209,5 +209,65 @@ class TestStarted:
         assert sent.state == "FAILURE"
 
 
+class TestCallbacks:
+    """What hangs on a message, when it cannot be sent."""
+
+    @pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning")
+    def test_that_never_fits_is_reported_once(self, bench: Bench) -> None:
+        """A callback that takes no result does not keep the delivery coming for ever."""
+
+        def body(self: Any) -> int:
+            bench.ran.append(1)
+            return 7
+
+        task, callback = bench.task(body), bench.task(_takes_none)
+        sent = task.apply_async(link=callback.s())
+        bench.work()
+
+        state, error = bench.ended[sent.id]
+        assert (bench.ran, state, type(error)) == ([1], "FAILURE", TypeError)
+
+    def test_for_errors_that_never_fits_is_logged(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The job fails with its own error, and the log says what is wrong with its callback."""
+
+        def body(self: Any) -> None:
+            raise KeyError
+
+        sent = bench.task(body).apply_async(link_error=bench.task(_takes_none).s())
+        bench.work()
+
+        state, error = bench.ended[sent.id]
+        assert (state, type(error)) == ("FAILURE", KeyError)
+        assert "an error callback does not fit" in caplog.text
+
+    def test_already_sent_is_not_sent_again(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While the result store fails, only what is left is tried again."""
+
+        def note(self: Any, number: int) -> None:
+            bench.ran.append(number)
+
+        task, callback = bench.task(_nothing), bench.task(note)
+        store, failures = task.backend.mark_as_done, iter([OSError(), OSError()])
+
+        def mark_as_done(*args: Any, **kwargs: Any) -> Any:
+            for failure in failures:
+                raise failure
+            return store(*args, **kwargs)
+
+        monkeypatch.setattr(task.backend, "mark_as_done", mark_as_done)
+        task.apply_async(link=[callback.si(1), callback.si(2)])
+        bench.work()
+
+        assert bench.ran == [1, 2]
+
+
 def _nothing(self: Any, *_: Any) -> None:
+    pass
+
+
+def _takes_none(self: Any) -> None:
     pass
