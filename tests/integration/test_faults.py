@@ -232,6 +232,7 @@ class TestShutdowns:
 
         assert len(campaign.ledger.entries("begin")) == len(self.JOBS)
 
+    @pytest.mark.hooks
     def test_cold(self, campaign):
         """SIGQUIT: what runs is cut off, and starts again on the next worker."""
         self._run(campaign, 2, "quit")
