@@ -50,7 +50,9 @@ class Delivery:
         lease: What was granted, or nothing.
         effects: How often the body took effect under this lease.
         is_recorded: Whether the store has answered its settle.
+        is_excused: Whether another effect is allowed for it.
         overslept: Whether the lease ended while its process stood still.
+        answered_us: When the store answered its claim.
     """
 
     can_wait = True
@@ -64,13 +66,23 @@ class Delivery:
         self.retries, self.hop, self.has_key = letter.retries, letter.hop, letter.has_key
         self.carries = self.carries_errors = letter.carries
         self.lease: Lease | None = None
-        self.token = self.effects = 0
-        self.is_recorded = self.overslept = False
+        self.token = self.effects = self.answered_us = 0
+        self.is_recorded = self.is_excused = self.overslept = False
         self._retried_in_ms: int | None = None
         self.steps = Steps(self._trace)
 
     def __str__(self) -> str:
         return f"{self.worker.name}: {self.message}"
+
+    @property
+    def seems_dead(self) -> bool:
+        """Whether nothing was heard of it for a lease."""
+        silent_ms = (self.world.clock.now_us() - self.answered_us) // 1_000
+        if self.lease is None:
+            is_silent = silent_ms >= self.world.options.lease_ms
+        else:
+            is_silent = self.lease.remaining <= 0 and not self.lease.lost
+        return is_silent or not self.worker.is_awake
 
     # --- what a body may do ---------------------------------------------------------------
 

@@ -30,6 +30,7 @@ class History:
     callbacks: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     tokens: dict[str, int] = field(default_factory=dict)
     skipped: set[str] = field(default_factory=set)
+    quarantined: set[str] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     deaths: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -48,8 +49,11 @@ class History:
         self.callbacks[job] += 1
 
     def reported(self, job: str, result: str, *, quarantined: bool = False) -> None:
-        """The result backend has an outcome."""
+        """The result backend has an outcome; a quarantine may be told beside another."""
         before = self.results.get(job)
-        if before not in (None, result) and not quarantined:
+        if quarantined:
+            self.results.setdefault(job, "Q")
+            return
+        if before not in (None, "Q", result):
             self.broken.append(f"{job}: {before} was overwritten by {result}")
         self.results[job] = result

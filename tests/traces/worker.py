@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reliable_tasks.core.records import Answer, Granted, Outcome, Settled, Stale
+from reliable_tasks.core.records import Answer, Granted, Outcome, Poisoned, Settled, Stale
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.leases import Lease, LeaseKeeper
 from tests.traces.delivery import Delivery
@@ -34,11 +34,18 @@ class SteppingStore:
         return self._ask("claim", lambda: self._claim(key, question))
 
     def _claim(self, key: str, question: dict[str, Any]) -> Answer:
+        run, world = self._run, self._world
         before = self._inner.peek(key)
         answer = self._inner.claim(key, **question)
-        if isinstance(answer, Granted) and answer.token != self._run.token:
-            self._world.granted(self._run, before, answer.token)
-            self._run.token = answer.token
+        took_ms = (world.clock.now_us() - run.answered_us) // 1_000
+        run.answered_us = world.clock.now_us()
+        if isinstance(answer, Granted) and answer.token != run.token:
+            world.granted(run, before, answer.token)
+            run.token = answer.token
+        elif run.token and not isinstance(answer, Granted) and took_ms >= world.options.lease_ms:
+            world.history.deaths[key] += 1  # its lease ended before it heard of it
+        if isinstance(answer, Poisoned):
+            world.poisoned(run)
         return answer
 
     def settle(self, key: str, *, outcome: Outcome, **question: Any) -> Settled | Stale:

@@ -122,6 +122,7 @@ class World:
 
     def elapse(self, seconds: float = LEASE + 1) -> None:
         """Let time pass; whoever is awake renews in time."""
+        self.log(f"{seconds:g} s pass")
         tick = self.options.lease_ms / 3_000
         while seconds > 0:
             step, seconds = min(tick, seconds), seconds - tick
@@ -187,10 +188,14 @@ class World:
         """Only whoever has not renewed for a lease may be overtaken, and may do harm unfenced."""
         lease = run.lease
         if lease is None or run.overslept or lease.remaining <= 0:
-            self.history.excuse(run.key)
-            run.is_recorded = True  # excused once
+            self._excuse(run)
         else:
             self.history.broken.append(f"{run} lost its lease while it was awake")
+
+    def _excuse(self, run: Delivery) -> None:
+        if not run.is_excused:
+            run.is_excused = True
+            self.history.excuse(run.key)
 
     def executions(self) -> list[Delivery]:
         """Return what runs now."""
@@ -198,12 +203,14 @@ class World:
 
     def died(self, run: Delivery, *, announced: bool) -> None:
         """Count a death, and excuse the effect that was not recorded."""
-        if not announced and run.steps.ahead not in ("claim", "ack"):
+        is_unrecorded = run.lease is not None and not run.is_recorded
+        if not announced and (is_unrecorded or run.steps.ahead not in ("claim", "ack")):
             self.history.deaths[run.key] += 1
         if run.token and not run.is_recorded:
-            self.history.unrecorded_deaths[run.key] += not announced
+            # One that was overtaken and has said so since is not counted a second time.
+            self.history.unrecorded_deaths[run.key] += not announced and not run.is_excused
             if run.effects:
-                self.history.excuse(run.key)
+                self._excuse(run)
 
     def recorded(self, run: Delivery, outcome: Outcome) -> None:
         """An execution ended with an outcome; one that gave its job back may do it again."""
@@ -213,9 +220,11 @@ class World:
             self.history.unrecorded_deaths[run.key] = 0
 
     def left(self, run: Delivery) -> None:
-        """Excuse an effect whose record found no store."""
-        if run.token and not run.is_recorded and run.effects:
-            self.history.excuse(run.key)
+        """Excuse an effect whose record found no store; such an end counts as a death, too."""
+        if run.lease is not None and run.token and not run.is_recorded:
+            self.history.deaths[run.key] += 1
+            if run.effects:
+                self._excuse(run)
 
     # --- the end --------------------------------------------------------------------------
 
@@ -224,11 +233,17 @@ class World:
         self.history.events.append(event)
         if event == Event.DEDUPLICATED and details["reason"] in ("running", "done"):
             self._judge_skip(message)
-        if event == Event.QUARANTINED:
-            runs = [run for run in self.executions() if run.key == message.key]
-            asleep = sum(run.overslept or not run.worker.is_awake for run in runs)
-            if self.history.deaths[message.key] + asleep < self.options.max_crashes:
-                self.history.broken.append(f"{message.job} was quarantined without its deaths")
+
+    def poisoned(self, asking: Delivery) -> None:
+        """Judge a quarantine: it has its deaths, or executions of which nothing is heard."""
+        key = asking.key
+        if key in self.history.quarantined:
+            return
+        self.history.quarantined.add(key)
+        runs = [run for run in self.executions() if run.key == key and run is not asking]
+        silent = sum(run.seems_dead for run in runs)
+        if self.history.deaths[key] + silent < self.options.max_crashes:
+            self.history.broken.append(f"{asking.job} was quarantined without its deaths")
 
     def _judge_skip(self, run: Delivery) -> None:
         """Only another job of the key may be a reason, and only if nobody waits for this one."""

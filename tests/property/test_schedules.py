@@ -1,0 +1,44 @@
+"""Histories that nobody thought of: any order of steps, and faults anywhere between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.traces.bodies import checks_first, fails, kills, pays, retries_once
+from tests.traces.broker import RabbitBroker, RedisBroker
+from tests.traces.schedules import Schedule
+from tests.traces.world import LEASE, World
+
+CHOICES = st.lists(st.integers(0, 10_000), max_size=80)
+BODIES = st.sampled_from([pays, pays, retries_once, fails, checks_first, kills])
+OPTIONS = st.fixed_dictionaries(
+    {
+        "max_crashes": st.sampled_from([3, 2]),
+        "max_run": st.just(4 * LEASE),
+        "when_running": st.sampled_from(["defer", "skip"]),
+        "when_done": st.sampled_from(["replay", "skip"]),
+    },
+    optional={"retention": st.just(0), "when_failed": st.just("remember")},
+).filter(lambda options: "when_failed" not in options or "retention" not in options)
+
+
+@pytest.mark.parametrize("broker", [RedisBroker, RabbitBroker])
+@given(
+    options=OPTIONS,
+    bodies=st.tuples(BODIES, BODIES),
+    shares=st.booleans(),
+    carries=st.booleans(),
+    choices=CHOICES,
+)
+def test_every_history_keeps_the_promises(
+    broker: Any, options: Any, bodies: Any, shares: bool, carries: bool, choices: list[int]
+) -> None:
+    """Nothing is lost, stuck, doubled without an excuse, overwritten or quarantined alive."""
+    with World(broker(), **options) as world:
+        for job, body in zip("ab", bodies, strict=True):
+            world.calls(job, body, key="shared" if shares else "", carries=carries)
+        Schedule(world).play(choices)
