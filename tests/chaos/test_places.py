@@ -273,9 +273,28 @@ def slot_of(cluster: Cluster, name: str) -> int:
     return int(cluster.nodes[0].client().execute_command("CLUSTER", "KEYSLOT", key_of(name)))
 
 
-def test_a_silent_master(cluster):
+def record_of(cluster: Cluster, name: str) -> bytes | None:
+    """Return the end of a lease as the nodes that answer hold it."""
+    for node in cluster.nodes[:2]:
+        with node.client() as client:
+            if slot_is_at(cluster, node, name):
+                return client.hget(key_of(name), "u")
+    return None
+
+
+def slot_is_at(cluster: Cluster, node: Server, name: str) -> bool:
+    share = -(-Cluster.SLOTS // len(cluster.nodes))
+    return slot_of(cluster, name) // share == cluster.nodes.index(node)
+
+
+@pytest.mark.parametrize("kind", ["url", "client"])
+def test_a_silent_master(kind, cluster):
     """A frozen node delays what it holds by one time-out; the others answer as ever."""
-    with closing(RedisStore.from_url(in_cluster(cluster), timeout=0.5)) as store:
+    with cluster.client(socket_timeout=60) as client:
+        store = RedisStore(client, timeout=0.5)
+    if kind == "url":
+        store = RedisStore.from_url(in_cluster(cluster), timeout=0.5)
+    with closing(store):
         names = [f"n{number}" for number in range(30)]
         tokens = {name: claim(store, name).token for name in names}
         cluster.nodes[2].pause()
@@ -283,9 +302,14 @@ def test_a_silent_master(cluster):
         held = {name: answers(lambda name=name: settle(store, name, tokens[name]))
                 for name in names[:6]}  # fmt: skip
         took = time.monotonic() - began
+        until = {name: record_of(cluster, name) for name in names[6:]}
+        leases = [(key_of(name), tokens[name]) for name in names[6:]]
+        assert not answers(lambda: store.renew(leases, lease_ms=90_000, horizon_ms=60_000))
+        renewed = [name for name in names[6:] if record_of(cluster, name) != until[name]]
         cluster.nodes[2].resume()
 
         assert True in held.values()
         assert False in held.values()
         assert took < 0.5 * 2 * len(held) + 3
+        assert renewed == [name for name in names[6:] if until[name] is not None]
         eventually(lambda: all(answers(lambda n=n: claim(store, n)) for n in names), timeout=60)

@@ -513,6 +513,32 @@ REFUSED = {
 }
 
 
+REFUSED_BY_GROUPS = {
+    "unknown master": (lambda ask: f"{ask('sentinels').url}/0?master_name=other", "No such master"),
+    "wrong password behind sentinels": (
+        lambda ask: (
+            ask("sentinels").url.replace("://", f"://nobody:{ENCODED}@", 1)
+            + f"?master_name={ask('sentinels').name}"
+        ),
+        "AUTH|password|WRONG",
+    ),
+    "no sentinel there": (
+        lambda _: f"sentinel://:{ENCODED}@127.0.0.1:1?master_name=x",
+        "sentinels.*refused",
+    ),
+    "wrong password in a cluster": (
+        lambda ask: ask("cluster").url.replace("redis://", f"redis+cluster://nobody:{ENCODED}@"),
+        "map of slots.*(AUTH|password|WRONG)",
+    ),
+    "no cluster there": (lambda _: f"redis+cluster://:{ENCODED}@127.0.0.1:1", "map.*refused"),
+    "no cluster but a server": (
+        lambda ask: ask("guarded").url_for().replace("redis:", "redis+cluster:"),
+        "map of slots.*cluster",
+    ),
+}
+REFUSED |= REFUSED_BY_GROUPS
+
+
 @pytest.mark.hooks
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refusals(kind, request, caplog):

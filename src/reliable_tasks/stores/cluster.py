@@ -7,6 +7,7 @@ that nobody can say how long one answer may take.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -24,6 +25,8 @@ __all__ = ("ClusterChannel",)
 T = TypeVar("T")
 
 _REDIRECTS = 5
+_ASKED_FOR_MAP = 5  # nodes that share the time for reading the map
+_GONE = (ClusterDownError, redis.ConnectionError, redis.TimeoutError, OSError)
 _ASKING = b"*1\r\n$6\r\nASKING\r\n"
 
 
@@ -45,43 +48,53 @@ class ClusterChannel:
         self._slots: list[tuple[int, int, _Node]] = []  # first, last, node
 
     def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
-        return self._routed(key, lambda node: node.run(script, key, arguments, count))
+        return self._routed(script.name, key, lambda node: node.run(script, key, arguments, count))
 
     def run_many(
         self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
     ) -> str:
         by_node: dict[_Node, list[int]] = {}
         for at, (key, _) in enumerate(pairs):
-            by_node.setdefault(self._owner(key), []).append(at)
+            by_node.setdefault(self._owner(script.name, key), []).append(at)
         answers: dict[int, Any] = {}
+        outage: StoreUnavailable | None = None
         for node, places in by_node.items():
-            replies = node.run_each(script, shared, [pairs[at] for at in places])
-            answers |= zip(places, replies, strict=True)
+            try:
+                replies = node.run_each(script, shared, [pairs[at] for at in places])
+            except StoreUnavailable as error:  # what the other nodes hold must not wait for it
+                self._note(error)
+                outage = error
+            else:
+                answers |= zip(places, replies, strict=True)
         for at, reply in answers.items():
             if isinstance(reply, Exception):  # not loaded there, or the slot has moved
                 answers[at] = self._run_one(script, shared, pairs[at])
+        if outage is not None:
+            raise outage
         return b"".join(answers[at] for at in range(len(pairs))).decode()
 
     def _run_one(self, script: Script, shared: Sequence[Any], pair: tuple[str, Any]) -> bytes:
-        return self._routed(pair[0], lambda node: node.run_many(script, shared, [pair])).encode()
+        return self._routed(
+            script.name, pair[0], lambda node: node.run_many(script, shared, [pair])
+        ).encode()
 
     def execute(self, *command: Any) -> Any:
         key = str(command[1]) if len(command) > 1 else ""
-        return self._routed(key, lambda node: node.execute(*command))
+        return self._routed(str(command[0]), key, lambda node: node.execute(*command))
 
     def scan(self, pattern: str) -> Iterator[bytes]:
-        for node in dict.fromkeys(node for _, _, node in self._map()):
+        for node in dict.fromkeys(node for _, _, node in self._map("SCAN")):
             yield from node.scan(pattern)
 
-    def _routed(self, key: str, ask: Callable[[_Node], T]) -> T:
+    def _routed(self, operation: str, key: str, ask: Callable[[_Node], T]) -> T:
         """Ask the node that holds *key*, following the cluster where it sends us."""
-        node = self._owner(key)
+        node = self._owner(operation, key)
         for _ in range(_REDIRECTS):
             try:
                 return ask(node)
             except StoreUnavailable as error:
                 node = self._next(node, error)
-        raise StoreUnavailable("route", f"sent on more than {_REDIRECTS} times: slots are moving")
+        raise StoreUnavailable(operation, f"sent on more than {_REDIRECTS} times: slots are moving")
 
     def _next(self, node: _Node, error: StoreUnavailable) -> _Node:
         """Return the node that *node* sent us to; raise *error* if it is none of that kind."""
@@ -93,43 +106,47 @@ class ClusterChannel:
             return _Asking(
                 self._way_to(*self._address(node, cause.host, cause.port)), self._timeout
             )
-        if isinstance(
-            cause, ClusterDownError | redis.ConnectionError | redis.TimeoutError | OSError
-        ):
-            self._slots = []  # the next question finds out who took over
+        self._note(error)
         raise error
+
+    def _note(self, error: StoreUnavailable) -> None:
+        """Forget the map if *error* says that a node is gone: the next question finds its heir."""
+        if isinstance(error.__cause__, _GONE):
+            self._slots = []
 
     # --- the map --------------------------------------------------------------------------
 
-    def _owner(self, key: str) -> _Node:
+    def _owner(self, operation: str, key: str) -> _Node:
         slot = key_slot(key.encode())
-        for first, last, node in self._map():
+        for first, last, node in self._map(operation):
             if first <= slot <= last:
                 return node
-        raise StoreUnavailable("route", f"no node of the cluster serves slot {slot}")
+        raise StoreUnavailable(operation, f"no node of the cluster serves slot {slot}")
 
-    def _map(self) -> list[tuple[int, int, _Node]]:
+    def _map(self, operation: str) -> list[tuple[int, int, _Node]]:
         slots = self._slots
         if not slots:
-            slots = self._slots = self._read_map()
+            slots = self._slots = self._read_map(operation)
         return slots
 
-    def _read_map(self) -> list[tuple[int, int, _Node]]:
+    def _read_map(self, operation: str) -> list[tuple[int, int, _Node]]:
         ways = self._known_ways()
-        error = None
-        for way in ways:
-            asked = _Node(way, self._timeout / len(ways))
+        asked = random.sample(ways, min(len(ways), _ASKED_FOR_MAP))
+        reasons = []
+        for way in asked:
+            node = _Node(way, self._timeout / len(asked))
             try:
-                ranges = asked.execute("CLUSTER", "SLOTS")
-            except StoreUnavailable as unavailable:
-                error = unavailable
+                ranges = node.execute("CLUSTER", "SLOTS")
+            except StoreUnavailable as error:
+                reasons.append(error.reason)
                 continue
             if ranges:
                 return [
-                    (int(first), int(last), self._node(*self._address(asked, *primary[:2])))
+                    (int(first), int(last), self._node(*self._address(node, *primary[:2])))
                     for first, last, primary, *_ in ranges
                 ]
-        raise StoreUnavailable("route", "no node of the cluster has slots") from error
+            reasons.append("it serves no slot")
+        raise StoreUnavailable(operation, f"no node told the map of slots: {reasons[-1]}")
 
     def _known_ways(self) -> list[Way]:
         known = [self._way_to(*address) for address in self._nodes]

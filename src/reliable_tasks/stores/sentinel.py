@@ -47,15 +47,21 @@ class SentinelChannel(DirectChannel):
         Raises:
             redis.ConnectionError: No sentinel knows a primary that is up.
         """
+        reasons = []
         for sentinel in list(self._sentinels):
-            address = self._ask_sentinel(sentinel)
+            try:
+                address = self._ask_sentinel(sentinel)
+            except StoreUnavailable as error:
+                reasons.append(error.reason)
+                continue
             if address is not None:
                 self._sentinels.sort(key=lambda each: each is not sentinel)
                 self._follow(address)
                 return address
+            reasons.append("it is down, or too few sentinels see it")
         raise redis.ConnectionError(
             f"none of {len(self._sentinels)} sentinels knows a primary {self.service_name!r} "
-            "that is up"
+            f"that is up: {reasons[-1]}"
         )
 
     def _exchange(self, connection: Any, commands: list[bytes]) -> list[Any]:
@@ -63,11 +69,7 @@ class SentinelChannel(DirectChannel):
         return super()._exchange(connection, commands)
 
     def _ask_sentinel(self, sentinel: DirectChannel) -> tuple[str, int] | None:
-        try:
-            reply = sentinel.execute("SENTINEL", "MASTER", self.service_name)
-        except StoreUnavailable:
-            return None
-        state = _fields(reply)
+        state = _fields(sentinel.execute("SENTINEL", "MASTER", self.service_name))
         flags = set(state.get("flags", "").split(","))
         sees_enough = int(state.get("num-other-sentinels", 0)) >= self._way.others
         if "master" not in flags or flags & {"s_down", "o_down"} or not sees_enough:
