@@ -78,8 +78,7 @@ def _guard(server: Server, where: str, arguments: tuple[str, ...]) -> Iterator[F
 
 def _workers(server: Server, where: str) -> Iterator[Figure]:
     for pool, (at_least, aim) in LEAST.items():
-        rates = workers.throughput(server, pool, rounds=7, messages=1_000)
-        ratio = rates["guarded"] / rates["plain"]
+        ratio = workers.throughput(server, pool, rounds=15, messages=500)
         what = f"throughput, {pool}, guarded: plain"
         yield Figure(what, where, ratio, at_least=at_least, aim=aim)
 
@@ -126,16 +125,16 @@ This page is written by the benchmark itself.
   whole guard: key, claim, renewal bookkeeping, settle. "By message" is the default identity; "by
   key" derives the key from the arguments in the worker, which is its dearest case. The lock is
   `redis-py`'s, acquired and released in a task's body; PING is sent by the same client.
-  400 rounds of 20 calls each, all things in turn, medians. CPU is that of the client's process.
+  120 rounds of 60 calls each, all things in turn, medians. CPU is that of the client's process.
 - **Records.** `MEMORY USAGE` of a record in its final state. A longer task name makes the key
   longer, and with it the record.
 - **Leases.** One process holds 10,000 leases and renews them in one round trip; the longest command
   is what the server's slow log says. Medians of 11 rounds.
 - **Import.** New processes, in turn with and without our import, bytecode cached; the difference
   of the medians of 25.
-- **Throughput.** A real worker empties a queue of 1,000 messages that was filled before; broker and
+- **Throughput.** A real worker empties a queue of 500 messages that was filled before; broker and
   records are on one server, results are ignored, no line is logged per task. One process (solo) or
-  two children (prefork); 7 rounds in turn, medians.
+  two children (prefork); 15 rounds in turn, the median of their ratios.
 
 That an execution costs two commands, or three if something hangs on its message, and that all
 renewals are one round trip, are tests, since nothing about them depends on the machine.

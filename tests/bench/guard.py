@@ -27,7 +27,7 @@ from tests.bench.rounds import Cost, Thing, measure
 
 __all__ = ("run",)
 
-ROUNDS, CALLS = 400, 20
+ROUNDS, CALLS = 120, 60
 LEASE = 30  # seconds; also how long the lock may be held
 
 

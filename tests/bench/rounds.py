@@ -11,6 +11,8 @@ from typing import Any
 
 __all__ = ("Cost", "Thing", "measure")
 
+WARMING = 10  # calls before each round that are not timed
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -51,13 +53,14 @@ def measure(things: Mapping[str, Thing], *, rounds: int, calls: int) -> dict[str
 
 
 def _cost(thing: Thing, calls: int) -> Cost:
-    prepared = [thing.prepare() for _ in range(calls)]
+    prepared = [thing.prepare() for _ in range(WARMING + calls)]
     call = thing.call
-    gc.collect(0)
+    for each in prepared[:WARMING]:  # what ran before this is not its fault
+        call(each)
     gc.disable()
     try:
         wall, cpu = perf_counter(), process_time()
-        for each in prepared:
+        for each in prepared[WARMING:]:
             call(each)
         wall, cpu = perf_counter() - wall, process_time() - cpu
     finally:
