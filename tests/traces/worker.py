@@ -58,6 +58,15 @@ class SteppingStore:
         self._run.is_recorded = True
         return settled
 
+    def spare(self, key: str, **question: Any) -> None:
+        self._ask("spare", lambda: self._spare(key, question))
+
+    def _spare(self, key: str, question: dict[str, Any]) -> None:
+        before = self._inner.peek(key)
+        self._inner.spare(key, **question)
+        if self._inner.peek(key) == before:  # another replay came in between
+            self._world.history.deaths[key] += 1
+
     def renew(self, held: Sequence[tuple[str, int]], **terms: Any) -> list[bool]:
         if self._world.is_down("renew"):
             raise StoreUnavailable("renew", "down")
