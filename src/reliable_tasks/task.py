@@ -13,7 +13,7 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
-from reliable_tasks.core.durations import Seconds
+from reliable_tasks.core.durations import HOPS_PER_REPLACEMENT, Seconds
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.core.keys import (
     check_names,
@@ -391,12 +391,13 @@ class IdempotentTask(Task):
         return retry
 
     def on_replace(self, sig: Any) -> Any:
-        """Publish the replacement, one hop on, so that copies of this message are dropped."""
+        """Publish the replacement, ahead of every copy of this message: those are dropped."""
         execution = self._execution
         if execution is None or self.request.is_eager:
             return super().on_replace(sig)
         delivery = execution.delivery
-        line = line_of(delivery.retries, delivery.hop + 1)  # the replacement's retries begin anew
+        # Ahead of deferred copies too. A line, not a hop: the replacement's retries begin anew.
+        line = line_of(delivery.retries, delivery.hop + HOPS_PER_REPLACEMENT)
         header = Header(delivery.job, hop=line, store_id=self.store_id)
         for part in members(sig):
             options = part["options"]

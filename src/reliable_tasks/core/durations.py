@@ -7,9 +7,12 @@ from typing import Any
 
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("Seconds", "outage_wait_ms", "to_ms", "turn_wait_ms")
+__all__ = ("HOPS_PER_REPLACEMENT", "Seconds", "outage_wait_ms", "to_ms", "turn_wait_ms")
 
 Seconds = float | int | timedelta
+
+HOPS_PER_REPLACEMENT = 1_000
+"""A task that replaces itself is so far ahead that no deferred copy of it is as far."""
 
 FIRST_TURN_MS = 1_000
 FIRST_NEWER_MS, LONGEST_NEWER_MS = 200, 2_000
@@ -55,6 +58,7 @@ def turn_wait_ms(
     *longest_ms*. A *newer* message of the running job itself waits only for the
     settle that is under way: 0.2 s, doubling, at most 2 s.
     """
+    hop %= HOPS_PER_REPLACEMENT
     if newer:
         return min(FIRST_NEWER_MS * (1 << min(hop, 10)), LONGEST_NEWER_MS)
     wait_ms = min(remaining_ms, lease_ms, FIRST_TURN_MS * (1 << min(hop, 30)))
