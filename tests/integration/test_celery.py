@@ -127,7 +127,7 @@ class TestLimits:
         result = features.end_near_the_limit.delay(label=label)
         bench.began(label)
         bench.database.server.pause()
-        time.sleep(2.5)  # the body ends after one second, the limit comes after two
+        time.sleep(3.5)  # the body ends after one second, the limit comes after three
         bench.database.server.resume()
 
         assert answer(result) == "in time"

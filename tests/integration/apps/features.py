@@ -94,7 +94,7 @@ def stop_softly(*, label: str) -> str:
     return "stopped"
 
 
-@app.task(base=IdempotentTask, soft_time_limit=2)
+@app.task(base=IdempotentTask, soft_time_limit=3)
 def end_near_the_limit(*, label: str) -> str:
     begin(label)
     time.sleep(1)

@@ -137,11 +137,16 @@ def break_at_points(faults: Faults) -> None:
     for name in ("send_attached", "send_failure"):
         _before(delivery, name, "record", lambda task, request, *_, **__: request.kwargs)
     for name in ("mark_as_done", "mark_as_failure"):
-        _before(RedisBackend, name, "result", lambda *_, **__: current_task.request.kwargs)
-    _before(RedisStore, "close", "sent", lambda *_, **__: current_task.request.kwargs)
+        _before(RedisBackend, name, "result", _arguments)
+    _before(RedisStore, "close", "sent", _arguments)
     _before(
         IdempotentTask, "apply_async", "publish", lambda _, args=None, kwargs=None, **__: kwargs
     )
+
+
+def _arguments(*_: Any, **__: Any) -> Any:
+    """The arguments of the running task; the main process runs none."""
+    return current_task.request.kwargs if current_task else None
 
 
 def _before(owner: Any, name: str, point: str, arguments_of: Callable[..., Any]) -> None:
