@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.traces.bodies import checks_first, fails, kills, pays, retries_once
-from tests.traces.broker import RabbitBroker, RedisBroker
+from tests.traces.broker import Broker, RabbitBroker, RedisBroker
+from tests.traces.history import Broken
+from tests.traces.rules import without
 from tests.traces.schedules import Schedule
 from tests.traces.world import LEASE, World
 
@@ -26,19 +28,47 @@ OPTIONS = st.fixed_dictionaries(
 ).filter(lambda options: "when_failed" not in options or "retention" not in options)
 
 
-@pytest.mark.parametrize("broker", [RedisBroker, RabbitBroker])
-@given(
-    options=OPTIONS,
-    bodies=st.tuples(BODIES, BODIES),
-    shares=st.booleans(),
-    carries=st.booleans(),
-    choices=CHOICES,
-)
-def test_every_history_keeps_the_promises(
-    broker: Any, options: Any, bodies: Any, shares: bool, carries: bool, choices: list[int]
+ANY_HISTORY = {
+    "options": OPTIONS,
+    "bodies": st.tuples(BODIES, BODIES),
+    "shares": st.booleans(),
+    "carries": st.booleans(),
+    "choices": CHOICES,
+}
+QUICKLY = settings(
+    max_examples=2_000, phases=[Phase.generate], report_multiple_bugs=False, derandomize=True,
+    database=None,
+)  # fmt: skip
+
+
+def play(
+    broker: Broker, options: Any, bodies: Any, shares: bool, carries: bool, choices: list[int]
 ) -> None:
-    """Nothing is lost, stuck, doubled without an excuse, overwritten or quarantined alive."""
-    with World(broker(), **options) as world:
+    """Play two jobs by numbers, to their end."""
+    with World(broker, **options) as world:
         for job, body in zip("ab", bodies, strict=True):
             world.calls(job, body, key="shared" if shares else "", carries=carries)
         Schedule(world).play(choices)
+
+
+@pytest.mark.parametrize("broker", [RedisBroker, RabbitBroker])
+@given(history=st.fixed_dictionaries(ANY_HISTORY))
+def test_every_history_keeps_the_promises(broker: type[Broker], history: dict[str, Any]) -> None:
+    """Nothing is lost, stuck, doubled without an excuse, overwritten or quarantined alive."""
+    play(broker(), **history)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["zsucc", "samewait", "samedone", "flowsafe", "closed", "tomb", "line", "ttl", "pubsafe"],
+)
+def test_a_rule_that_is_missing_is_noticed(rule: str) -> None:
+    """The search finds a broken promise by itself when a rule is taken out."""
+
+    @QUICKLY
+    @given(history=st.fixed_dictionaries(ANY_HISTORY))
+    def search(history: dict[str, Any]) -> None:
+        play(RedisBroker(), **history)
+
+    with without(rule), pytest.raises(Broken):
+        search()
