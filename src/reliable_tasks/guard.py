@@ -155,7 +155,12 @@ class _Execution:
             crashes=granted.crashes,
             on_lost=self._lost,
         )
-        keeper.hold(lease)
+        try:
+            keeper.hold(lease)
+        except RuntimeError as error:  # no thread can be started: nothing was run yet
+            keeper.let_go(lease)
+            self._settle(lease, Outcome(State.IDLE))
+            self._requeue("its lease cannot be renewed", error)
         try:
             value = message.run(lease)
         except BaseException as error:

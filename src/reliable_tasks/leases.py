@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -18,6 +19,7 @@ logger = logging.getLogger("reliable_tasks")
 
 RENEWALS_PER_LEASE = 3
 RETRY_SECONDS = 1.0
+LONGEST_PAUSE = 10.0  # seconds, while no lease is held
 
 
 class Lease:
@@ -134,6 +136,11 @@ class Lease:
         return self._lease_ms / 1_000 / RENEWALS_PER_LEASE
 
     @property
+    def due_at(self) -> float:
+        """Monotonic time of its next renewal."""
+        return self._renewed_at + self.seconds_between_renewals
+
+    @property
     def is_past_max_run(self) -> bool:
         """Whether it may no longer be renewed."""
         return monotonic() >= self._ends_at
@@ -176,21 +183,33 @@ class LeaseKeeper:
                 thread = threading.Thread(
                     target=self._run, name="reliable-tasks-leases", daemon=True
                 )
-                self._thread = thread
                 thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
-        pause = self._pause(10.0)
+        renewed = True
         while True:
+            self._wakes_at = inf  # a lease that comes from here on wakes the thread
+            pause = self._pause(renewed)
             self._wakes_at = monotonic() + pause
-            woken = self._wake.wait(pause)
-            self._wake.clear()
-            renewed = True if woken else self.renew_all()
-            pause = self._pause(pause) if renewed else min(RETRY_SECONDS, self._pause(pause))
+            if self._wake.wait(pause):
+                self._wake.clear()
+            else:
+                renewed = self._renew_safely()
 
-    def _pause(self, otherwise: float) -> float:
+    def _pause(self, renewed: bool) -> float:
+        """Seconds until the first lease is due; after a round that failed, a little."""
         leases = list(self._held.values())
-        return min((lease.seconds_between_renewals for lease in leases), default=otherwise)
+        if not renewed:
+            return min((RETRY_SECONDS, *(lease.seconds_between_renewals for lease in leases)))
+        due_at = min((lease.due_at for lease in leases), default=monotonic() + LONGEST_PAUSE)
+        return max(0.0, due_at - monotonic())
+
+    def _renew_safely(self) -> bool:
+        try:
+            return self.renew_all()
+        except Exception:  # the thread must outlive a fault in one round, even one of logging
+            return False
 
     def renew_all(self) -> bool:
         """Renew what is held now, one round trip for equal terms; returns whether all answered."""

@@ -98,8 +98,8 @@ def once(
         crashes=answer.crashes,
         horizon_ms=horizon_ms,
     )
-    keeper.hold(lease)
     try:
+        keeper.hold(lease)
         yield lease
     except BaseException:
         keeper.let_go(lease)

@@ -838,3 +838,20 @@ def test_without_a_queue_a_running_key_is_an_error(bench: Bench) -> None:
     with pytest.raises(AlreadyRunning) as caught:
         bench.execute(FakeMessage(can_wait=False))
     assert caught.value.remaining == 30
+
+
+def test_a_lease_that_cannot_be_renewed_gives_the_delivery_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine out of threads neither fails the job nor runs it without renewal."""
+
+    def refuse(_: Lease) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(guard.keeper, "hold", refuse)
+    message = FakeMessage()
+
+    with pytest.raises(Requeue):
+        bench.execute(message)
+
+    assert (message.runs, bench.state) == (0, State.IDLE)

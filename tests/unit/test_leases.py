@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -188,3 +190,51 @@ def test_a_forked_child_starts_with_no_leases(store: CountingStore, keeper: Leas
         os._exit(0 if clean else 1)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_short_jobs_do_not_put_off_the_renewal_of_a_long_one(keeper: LeaseKeeper) -> None:
+    """A stream of jobs with a short lease, each over at once, costs no other job its lease."""
+    store = MemoryStore()
+    long = take(store, "long", lease_ms=900)
+    keeper.hold(long)
+
+    for number in range(40):
+        short = take(store, f"short{number}", lease_ms=150)
+        keeper.hold(short)
+        keeper.let_go(short)
+        time.sleep(0.05)
+
+    assert long.remaining > 0
+    assert not long.lost
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(
+    keeper: LeaseKeeper, store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that is out of threads for a moment does not stop renewal for ever."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            keeper.hold(take(store))
+    keeper.hold(take(store, "another"))
+
+    eventually(lambda: store.renewals)
+
+
+def test_renewal_outlives_a_fault_in_a_log_handler(
+    keeper: LeaseKeeper, store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in one round, the next one comes."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("reliable_tasks.leases.logger.warning", fail)
+    keeper.hold(take(store, "past", max_run_ms=1))
+    keeper.hold(take(store))
+
+    eventually(lambda: store.renewals)
