@@ -78,11 +78,18 @@ def three_messages_race(campaign: Campaign, count: int) -> None:
         assert answers == [answers[0]] * 3
 
 
+def _send_some_twice(campaign: Campaign, jobs: list[str], **kwargs: float) -> None:
+    """Publish each job, and a second copy of each third among them."""
+    for number, job in enumerate(jobs):
+        for _ in range(2 if number % 3 == 0 else 1):
+            campaign.send(work, job, kwargs=kwargs)
+
+
 def children_die(campaign: Campaign, count: int, *, seconds: float, children: int = 2) -> None:
     """SIGKILL a child each so many *seconds* while *count* jobs run."""
     worker = campaign.worker(concurrency=children)
     jobs = names("child", count)
-    campaign.send_all(work, jobs, before=0.05, after=0.05)
+    _send_some_twice(campaign, jobs, before=0.05, after=0.05)
 
     with Every(seconds, lambda: campaign.kill_child(worker)) as killer:
         eventually(lambda: len(campaign.ledger.counts()) >= count * 0.9, timeout=100)
@@ -96,7 +103,7 @@ def workers_die(campaign: Campaign, count: int, *, kills: int) -> None:
     """SIGKILL the whole worker *kills* times while *count* jobs run, and start it anew."""
     worker = campaign.worker(concurrency=2)
     jobs = names("machine", count)
-    campaign.send_all(work, jobs, before=0.05, after=0.05)
+    _send_some_twice(campaign, jobs, before=0.05, after=0.05)
 
     for number in range(kills):
         share = count * (number + 1) / (kills + 1)
@@ -212,7 +219,7 @@ def soak(campaign: Campaign, count: int, *, timeout: float) -> dict[str, int]:
     """Kill a child or one of two whole workers each second; return what happened."""
     workers = [campaign.worker(concurrency=2) for _ in range(2)]
     jobs = names("soak", count)
-    campaign.send_all(work, jobs, before=0.02, after=0.02)
+    _send_some_twice(campaign, jobs, before=0.02, after=0.02)
     worker_kills = 0
 
     def strike() -> None:
