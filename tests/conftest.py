@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+from celery import _state
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester", "reliable_tasks.testing.fixtures"]
@@ -9,3 +13,13 @@ COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("default", COMMON, max_examples=100)
 settings.register_profile("long", COMMON, max_examples=5_000, stateful_step_count=100)
 settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def apps_of_one_test() -> Iterator[None]:
+    """Tasks and the current app of one test are not those of the next: Celery keeps both globally."""
+    finalizers, current = set(_state._on_app_finalizers), _state._tls.current_app
+    yield
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(finalizers)
+    _state._set_current_app(current)
