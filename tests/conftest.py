@@ -17,7 +17,7 @@ settings.load_profile("default")
 
 @pytest.fixture(autouse=True)
 def apps_of_one_test() -> Iterator[None]:
-    """Tasks and the current app of one test are not those of the next: Celery keeps both globally."""
+    """Tasks and the current app of one test, which Celery keeps globally, end with it."""
     finalizers, current = set(_state._on_app_finalizers), _state._tls.current_app
     yield
     _state._on_app_finalizers.clear()
