@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any
 
+from kombu.exceptions import EncodeError
 from kombu.serialization import dumps
 
 __all__ = ("letter_of", "shelf_name")
@@ -35,9 +36,11 @@ def letter_of(task: Any, request: Any, args: Any, kwargs: Any, reason: str) -> b
     options = {
         name: value for name, value in request.as_execution_options().items() if value is not None
     }
-    content_type, encoding, body = dumps(
-        {"args": list(args), "kwargs": kwargs, "options": options}, serializer=task.serializer
-    )
+    whole = {"args": list(args), "kwargs": kwargs, "options": options}
+    try:
+        content_type, encoding, body = dumps(whole, serializer=task.serializer)
+    except EncodeError:  # the message came in another form than the task's own
+        content_type, encoding, body = dumps(whole, serializer="pickle")
     raw = body if isinstance(body, bytes) else body.encode()
     return json.dumps(
         {

@@ -27,6 +27,7 @@ __all__ = (
 
 logger = logging.getLogger("reliable_tasks")
 
+_PICKLE = {"pickle", "application/x-python-serialize"}
 _HOPELESS = (SerializationError, TypeError, ValueError, LookupError, ReliableTasksError)
 
 
@@ -48,7 +49,12 @@ def publish_successor(task: Any, request: Any, header: Header, wait_ms: int) -> 
         add_to_parent=False,
         **shown_arguments(request),
     )
-    successor.apply_async()
+    try:
+        successor.apply_async()
+    except EncodeError:  # the message came in another form than the task's own
+        if not _PICKLE & set(task.app.conf.accept_content):
+            raise
+        successor.apply_async(serializer="pickle")
 
 
 def shown_arguments(request: Any) -> dict[str, str]:

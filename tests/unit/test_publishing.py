@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import pickle
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -10,6 +13,7 @@ import pytest
 from celery import Celery
 from celery.app.trace import build_tracer
 from kombu.exceptions import EncodeError
+from kombu.serialization import prepare_accept_content
 from kombu.simple import SimpleQueue
 
 from reliable_tasks import IdempotentTask, LeaseLost
@@ -42,6 +46,7 @@ class Bench:
         """Execute what waits in the queue, and what that publishes, without waiting for ETAs."""
         with self.app.connection_for_read() as connection:
             queue = connection.SimpleQueue(self.app.conf.task_default_queue)
+            queue.consumer.accept = prepare_accept_content(self.app.conf.accept_content)
             try:
                 self._drain(queue, most)
             finally:
@@ -271,3 +276,43 @@ def _nothing(self: Any, *_: Any) -> None:
 
 def _takes_none(self: Any) -> None:
     pass
+
+
+class TestPickled:
+    """A message in another form than the task's own serializer writes."""
+
+    @pytest.fixture(autouse=True)
+    def _accepted(self, bench: Bench) -> None:
+        bench.app.conf.accept_content = ["json", "pickle"]
+
+    def test_waits_for_its_turn_in_the_same_form(self, bench: Bench) -> None:
+        """Its successor is published, instead of the delivery coming back every second."""
+
+        def body(self: Any, value: Any) -> None:
+            task.apply_async((value,), task_id=self.request.id, serializer="pickle")
+            bench.work(1)
+
+        task = bench.task(body)
+        task.apply_async((2j,), serializer="pickle")
+        bench.work()
+
+        assert len(bench.headers) == 3
+        assert bench.ended[bench.headers[0]["id"]][0] != "REJECTED"
+
+    def test_is_kept_whole_when_it_is_quarantined(self, bench: Bench) -> None:
+        """No payload is lost because JSON cannot carry it."""
+
+        def body(self: Any, value: Any) -> None:
+            raise SystemExit
+
+        task = bench.task(body, max_crashes=1)
+        task.apply_async((2j,), task_id="poison", serializer="pickle")
+        task.apply_async((2j,), task_id="poison", serializer="pickle")
+        with pytest.raises(SystemExit):
+            bench.work()
+        bench.work()
+
+        [(job, letter)] = task.records.letters(task.shelf)
+        kept = json.loads(letter)
+        assert (job, kept["content_type"]) == ("poison", "application/x-python-serialize")
+        assert pickle.loads(base64.b64decode(kept["body"]))["args"] == [2j]
