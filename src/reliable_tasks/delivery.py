@@ -12,7 +12,6 @@ from typing import Any
 from celery.canvas import maybe_signature
 from celery.exceptions import Ignore, Reject, Retry
 from celery.states import STARTED
-from kombu.exceptions import EncodeError
 from kombu.serialization import dumps, loads, registry
 from kombu.utils import json as wire
 
@@ -183,7 +182,7 @@ class Delivery:
             if self._serializer == "json":
                 return str(wire.dumps(value)).encode()
             return _packed(dumps(value, serializer=self._serializer))
-        except (EncodeError, TypeError, ValueError, RecursionError):
+        except Exception:  # also what a value's own `__json__` raises
             return None  # Celery reports it if the result backend must keep it
 
     def load(self, data: bytes) -> Any:

@@ -318,7 +318,11 @@ class _Execution:
             return self._replay_error(finished)
         if finished.outcome is None:
             return self._replay_error(finished, ResultNotKept(self.message.key))
-        value = self.message.load(finished.outcome)
+        try:
+            value = self.message.load(finished.outcome)
+        except Exception as error:  # written by another serializer, before a deploy
+            logger.warning("%s: its result cannot be read: %s", self.message.key, error)
+            return self._replay_error(finished, ResultNotKept(self.message.key))
         second_look_ms = self.message.second_look_ms
         if finished.same_job and finished.replays == 1 and second_look_ms:
             self._publish_successor(second_look_ms)  # first: sending takes the chord off
@@ -371,7 +375,7 @@ class _Execution:
             self._event(Event.UNGUARDED, error=error)
             lease = Lease(None, self.message.key, 0, lease_ms=self.options.lease_ms)
             return self.message.run(lease)
-        self._wait_for_store(error)
+        return self._wait_for_store(error)
 
     def _wait_for_store(self, error: StoreUnavailable) -> NoReturn:
         if not self.message.can_wait:

@@ -855,3 +855,17 @@ def test_a_lease_that_cannot_be_renewed_gives_the_delivery_back(
         bench.execute(message)
 
     assert (message.runs, bench.state) == (0, State.IDLE)
+
+
+def test_a_result_that_cannot_be_read_is_not_kept(bench: Bench) -> None:
+    """After a deploy with another serializer a replay says what is the matter, and closes."""
+    bench.settled(State.DONE)
+
+    class Unreadable(FakeMessage):
+        def load(self, data: bytes) -> Any:
+            raise ValueError(data)
+
+    message = Unreadable()
+    with pytest.raises(ResultNotKept):
+        bench.execute(message)
+    assert isinstance(message.sent[0], ResultNotKept)

@@ -316,3 +316,25 @@ class TestPickled:
         kept = json.loads(letter)
         assert (job, kept["content_type"]) == ("poison", "application/x-python-serialize")
         assert pickle.loads(base64.b64decode(kept["body"]))["args"] == [2j]
+
+
+class Unwritable:
+    """A result whose own form for JSON fails."""
+
+    def __json__(self) -> Any:
+        raise KeyError
+
+
+def test_a_result_that_cannot_be_written_is_recorded_as_done(bench: Bench) -> None:
+    """Celery reports it as a failure; the record still says that the effect took place."""
+
+    def body(self: Any) -> Unwritable:
+        bench.ran.append(1)
+        return Unwritable()
+
+    task = bench.task(body)
+    task.apply_async(task_id="job", ignore_result=True)
+    bench.work()
+
+    [key] = task.records.scan()
+    assert task.records.peek(key).state == "D"
