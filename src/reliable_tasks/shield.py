@@ -23,10 +23,11 @@ class SoftLimitShield:
     what comes after the body is dropped with a warning, for the job has ended.
     """
 
-    __slots__ = ("_active",)
+    __slots__ = ("_active", "_before", "_held")
 
     def __init__(self, *, active: bool) -> None:
-        self._active = active
+        self._active, self._held = active, False
+        self._before: Any = None
 
     @classmethod
     def of(cls, task: Any, request: Any) -> SoftLimitShield:
@@ -37,23 +38,30 @@ class SoftLimitShield:
         return cls(active=can_arrive and threading.current_thread() is threading.main_thread())
 
     def __enter__(self) -> None:
-        if self._active:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {_SIGNAL})
+        self.raise_again()
 
     def __exit__(self, *_: object) -> None:
         if not self._active:
             return
-        if _SIGNAL in signal.sigpending():
-            signal.sigwait({_SIGNAL})
+        signal.signal(_SIGNAL, self._before)
+        if self._held:
             logger.warning("a soft time limit came after the task's outcome and was dropped")
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {_SIGNAL})
 
     def lower(self) -> None:
         """Let the limit through; one that was held back is raised here."""
-        if self._active:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {_SIGNAL})
+        if not self._active:
+            return
+        signal.signal(_SIGNAL, self._before)
+        if self._held and callable(self._before):
+            self._held = False
+            self._before(_SIGNAL, None)
 
     def raise_again(self) -> None:
         """Hold it back again."""
         if self._active:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {_SIGNAL})
+            # A handler, not a mask: a signal that this thread blocks goes to another thread,
+            # and Python then raises it here all the same.
+            self._before = signal.signal(_SIGNAL, self._hold)
+
+    def _hold(self, *_: object) -> None:
+        self._held = True
