@@ -7,11 +7,19 @@ import signal
 import threading
 from typing import Any
 
-__all__ = ("SoftLimitShield",)
+__all__ = ("SoftLimitShield", "limit_every_task")
 
 logger = logging.getLogger("reliable_tasks")
 
 _SIGNAL: Any = getattr(signal, "SIGUSR1", None)  # what billiard's pool sends for a soft time limit
+
+_every_task_is_limited = False
+
+
+def limit_every_task() -> None:
+    """Know that this worker has a soft time limit of its own, which no task or message names."""
+    global _every_task_is_limited
+    _every_task_is_limited = True
 
 
 class SoftLimitShield:
@@ -33,7 +41,7 @@ class SoftLimitShield:
     def of(cls, task: Any, request: Any) -> SoftLimitShield:
         """Return a shield that does anything only where a soft time limit can arrive."""
         soft = request.timelimit[1] if request.timelimit else None
-        limited = soft or task.soft_time_limit
+        limited = soft or task.soft_time_limit or _every_task_is_limited
         can_arrive = bool(limited) and _SIGNAL is not None and not request.is_eager
         return cls(active=can_arrive and threading.current_thread() is threading.main_thread())
 

@@ -11,6 +11,7 @@ from celery import bootsteps, signals
 from reliable_tasks.core.settings import DEFAULTS
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.request import drain_active
+from reliable_tasks.shield import limit_every_task
 from reliable_tasks.task import IdempotentTask
 
 __all__ = ("WorkerStep", "check", "check_names")
@@ -25,6 +26,8 @@ class WorkerStep(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **_: Any) -> None:
         super().__init__(parent)
         check(parent.app)
+        if getattr(parent, "soft_time_limit", None):  # before the pool forks
+            limit_every_task()
 
     def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Hear of the shutdown before the jobs do."""
