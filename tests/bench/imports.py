@@ -17,7 +17,7 @@ __all__ = ("imports",)
 
 CELERY = "from celery import Celery, Task"
 OURS = f"{CELERY}; import reliable_tasks"
-ROUNDS = 25
+ROUNDS = 15
 
 
 def imports() -> Iterator[Figure]:
