@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 from celery.app.task import Context
+from celery.exceptions import TimeLimitExceeded
 from celery.worker import state
 from celery.worker.request import Request
 
@@ -24,17 +25,43 @@ logger = logging.getLogger("reliable_tasks")
 _announced: WeakSet[Any] = WeakSet()
 """Requests whose end was announced: one round trip for all, however many are cancelled."""
 
-_BEGUN = frozenset({State.RUNNING, State.DONE, State.FAILED, State.QUARANTINED})
+_ENDED = frozenset({State.DONE, State.FAILED})
+_BEGUN = _ENDED | {State.RUNNING, State.QUARANTINED}
 
 
 class GuardedRequest(Request):
     """A request whose job is also ended in the store when the main process ends it."""
 
+    _given_back = False
+
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """End the job at its hard time limit, unless its message goes back to the queue."""
         if not soft and _acknowledges_timeouts(self.task):
+            if self._is_given_back():
+                return
             self._end(killed=True)
         super().on_timeout(soft, timeout)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Do not take an execution for failed that only had to send what hangs on its outcome."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, TimeLimitExceeded) and self._is_given_back():
+            return None
+        return super().on_failure(exc_info, *args, **kwargs)
+
+    def _is_given_back(self) -> bool:
+        """Whether the job had its outcome when its time was over; a copy sends what is left."""
+        if not self._given_back:
+            known, is_closed = self._known()
+            if known not in _ENDED or is_closed:
+                return False
+            self._given_back = True
+            logger.warning(
+                "%s[%s]: its time was over before all was sent; a copy goes on", self.name, self.id
+            )
+            state.task_ready(self)
+            self.reject(requeue=True)
+        return True
 
     def cancel(self, *args: Any, **kwargs: Any) -> None:
         """Say that a cold or soft shutdown ends this job; Celery's signal comes too late."""
@@ -55,17 +82,22 @@ class GuardedRequest(Request):
         return bool(super().maybe_expire())
 
     def _has_begun(self) -> bool:
+        known, _ = self._known()
+        return known in _BEGUN
+
+    def _known(self) -> tuple[str, bool]:
+        """Return the job's state by its record, or nothing, and whether it is closed."""
         try:
             record = self.task.records.peek(key_of_request(self))
         except Exception as error:
-            logger.warning("%s[%s]: it may have begun, but: %s", self.name, self.id, error)
-            return False
+            logger.warning("%s[%s]: its record could not be read: %s", self.name, self.id, error)
+            return "", False
         if record is None:
-            return False
+            return "", False
         if record.job == self.id:
-            return record.state in _BEGUN
+            return record.state, record.closed
         fact = record.facts.get(self.id)
-        return fact is not None and bool(fact.ended)
+        return (fact.ended, fact.closed) if fact is not None else ("", False)
 
     def _announce_revoked(
         self,

@@ -8,7 +8,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from billiard.einfo import ExceptionInfo
 from celery import Celery
+from celery.exceptions import TimeLimitExceeded
 from celery.worker import state as worker_state
 
 from reliable_tasks import IdempotentTask
@@ -118,3 +120,46 @@ def test_a_key_that_cannot_be_made_does_not_end_the_worker(place: Place) -> None
 
     assert request.maybe_expire()
     request._announce_revoked("expired", False, None, True)
+
+
+@pytest.mark.parametrize("how", [State.DONE, State.FAILED])
+def test_a_limit_that_strikes_after_the_outcome_gives_the_message_back(
+    place: Place, how: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What hangs on a job is not lost because its callbacks took it past its time."""
+    request = place.request(expires=None)
+    place.settle(request, place.begin(request), how)
+    rejected: list[bool] = []
+    monkeypatch.setattr(request, "_on_reject", lambda *_: rejected.append(True))
+    monkeypatch.setattr(request, "_on_ack", lambda *_: pytest.fail("acknowledged"))
+
+    request.on_failure(time_is_over())
+    request.on_timeout(False, 3)
+
+    assert rejected == [True]
+    assert place.task.AsyncResult(request.id).state == "PENDING"
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_limit_that_strikes_before_the_outcome_ends_the_job(
+    place: Place, is_running: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that ran out of time has failed; so has one that was closed meanwhile."""
+    request = place.request(expires=None)
+    token = place.begin(request)
+    if not is_running:
+        place.settle(request, token, State.DONE)
+        place.store.close(key_of_request(request), job=request.id, horizon_ms=60_000)
+    acknowledged: list[bool] = []
+    monkeypatch.setattr(request, "_on_ack", lambda *_: acknowledged.append(True))
+
+    request.on_timeout(False, 3)
+
+    assert acknowledged == [True]
+
+
+def time_is_over() -> ExceptionInfo:
+    try:
+        raise TimeLimitExceeded(3)  # noqa: TRY301
+    except TimeLimitExceeded:
+        return ExceptionInfo()
