@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ class Bench:
     ledger: Ledger
     faults: Faults
     worker: WorkerProcess
+    queues: list[str] = field(default_factory=lambda: ["celery"])
 
     @property
     def env(self) -> dict[str, str]:
@@ -53,7 +54,7 @@ class Bench:
         client = self.database.client()
 
         def is_over() -> bool:
-            return bool(client.llen("celery") == client.hlen("unacked") == 0)
+            return sum(map(client.llen, self.queues)) == client.hlen("unacked") == 0
 
         eventually(is_over, timeout=timeout, message="no message is left")
         client.close()

@@ -190,6 +190,7 @@ StartOwn = Callable[..., WorkerProcess]
 def own(bench: Bench, label: str) -> Iterator[StartOwn]:
     """Start workers of the test's own queue."""
     started: list[WorkerProcess] = []
+    bench.queues.append(label)
 
     def start(**options: Any) -> WorkerProcess:
         env = {**bench.env, **options.pop("env", {})}
@@ -198,6 +199,7 @@ def own(bench: Bench, label: str) -> Iterator[StartOwn]:
         return process.start().wait_ready()
 
     yield start
+    bench.queues.remove(label)
     for process in started:
         print(process.log[-10_000:])
         process.close()
@@ -236,6 +238,20 @@ class TestWorkers:
         assert [answer(result) for result in results] == labels
         bench.drained()
         bench.ran_once(*labels)
+
+    def test_soft_limit_of_the_worker(self, bench: Bench, own: StartOwn, label: str) -> None:
+        """A soft time limit that only the worker's command line names is held back as well."""
+        own(concurrency=1, arguments=["--soft-time-limit=3"])
+        arguments = {"label": label, "order": label, "seconds": 1}
+        result = features.work.apply_async(kwargs=arguments, queue=label)
+        bench.began(label)
+        bench.database.server.pause()
+        time.sleep(3.5)  # the body ends after one second, the limit comes after three
+        bench.database.server.resume()
+
+        assert answer(result) == label
+        bench.drained()
+        bench.ran_once(label)
 
     def test_warm_shutdown(self, bench: Bench, own: StartOwn, label: str) -> None:
         """A warm shutdown waits for the job."""

@@ -30,7 +30,7 @@ def effect(label: str, **details: Any) -> None:
 # --- retries ------------------------------------------------------------------------------
 
 
-@app.task(base=IdempotentTask, bind=True, default_retry_delay=0.1)
+@app.task(base=IdempotentTask, shared=False, bind=True, default_retry_delay=0.1)
 def retry_twice(self: Any, *, label: str) -> int:
     begin(label)
     if self.request.retries < 2:
@@ -40,8 +40,12 @@ def retry_twice(self: Any, *, label: str) -> int:
 
 
 @app.task(
-    base=IdempotentTask, bind=True, autoretry_for=(ValueError,), default_retry_delay=0.1
-)  # fmt: skip
+    base=IdempotentTask,
+    shared=False,
+    bind=True,
+    autoretry_for=(ValueError,),
+    default_retry_delay=0.1,
+)
 def autoretry_twice(self: Any, *, label: str) -> int:
     begin(label)
     if self.request.retries < 2:
@@ -50,7 +54,7 @@ def autoretry_twice(self: Any, *, label: str) -> int:
     return int(self.lease.attempt)
 
 
-@app.task(base=IdempotentTask, bind=True, default_retry_delay=0.1)
+@app.task(base=IdempotentTask, shared=False, bind=True, default_retry_delay=0.1)
 def retry_quietly(self: Any, *, label: str) -> str:
     begin(label)
     if self.request.retries == 0:
@@ -60,7 +64,7 @@ def retry_quietly(self: Any, *, label: str) -> str:
     return "the result"
 
 
-@app.task(base=IdempotentTask, bind=True, max_retries=1, default_retry_delay=0.1)
+@app.task(base=IdempotentTask, shared=False, bind=True, max_retries=1, default_retry_delay=0.1)
 def retry_too_often(self: Any, *, label: str) -> None:
     begin(label)
     raise self.retry(exc=ValueError(label))
@@ -69,13 +73,13 @@ def retry_too_often(self: Any, *, label: str) -> None:
 # --- ends of its own ----------------------------------------------------------------------
 
 
-@app.task(base=IdempotentTask)
+@app.task(base=IdempotentTask, shared=False)
 def ignore(*, label: str) -> None:
     begin(label)
     raise Ignore
 
 
-@app.task(base=IdempotentTask)
+@app.task(base=IdempotentTask, shared=False)
 def reject_once(*, label: str, requeue: bool) -> str:
     begin(label)
     if Ledger.from_environment().counts("begun")[label] == 1:
@@ -84,7 +88,7 @@ def reject_once(*, label: str, requeue: bool) -> str:
     return "later"
 
 
-@app.task(base=IdempotentTask, soft_time_limit=1)
+@app.task(base=IdempotentTask, shared=False, soft_time_limit=1)
 def stop_softly(*, label: str) -> str:
     begin(label)
     try:
@@ -94,7 +98,7 @@ def stop_softly(*, label: str) -> str:
     return "stopped"
 
 
-@app.task(base=IdempotentTask, soft_time_limit=3)
+@app.task(base=IdempotentTask, shared=False, soft_time_limit=3)
 def end_near_the_limit(*, label: str) -> str:
     begin(label)
     time.sleep(1)
@@ -102,7 +106,7 @@ def end_near_the_limit(*, label: str) -> str:
     return "in time"
 
 
-@app.task(base=IdempotentTask, time_limit=1, idempotency_key=("order",))
+@app.task(base=IdempotentTask, shared=False, time_limit=1, idempotency_key=("order",))
 def hang(*, label: str, order: str, seconds: float = 60) -> str:
     begin(label)
     time.sleep(seconds)
@@ -110,7 +114,7 @@ def hang(*, label: str, order: str, seconds: float = 60) -> str:
     return label
 
 
-@app.task(base=IdempotentTask, idempotency_key=("order",), bind=True)
+@app.task(base=IdempotentTask, shared=False, idempotency_key=("order",), bind=True)
 def work(self: Any, *, label: str, order: str, seconds: float = 0) -> str:
     begin(label)
     time.sleep(seconds)
@@ -118,7 +122,7 @@ def work(self: Any, *, label: str, order: str, seconds: float = 0) -> str:
     return label
 
 
-@app.task(base=IdempotentTask, lease_seconds=1)
+@app.task(base=IdempotentTask, shared=False, lease_seconds=1)
 def outlast_the_lease(*, label: str) -> str:
     begin(label)
     time.sleep(3)
@@ -129,7 +133,7 @@ def outlast_the_lease(*, label: str) -> str:
 # --- ways to write a task -----------------------------------------------------------------
 
 
-@app.task(base=IdempotentTask, bind=True)
+@app.task(base=IdempotentTask, shared=False, bind=True)
 def call_itself(self: Any, *, label: str, depth: int = 3) -> list[int]:
     if depth:
         return [*self(label=label, depth=depth - 1), int(self.lease.token)]
@@ -149,18 +153,18 @@ class Receipt(BaseModel):
     order: Order
 
 
-@app.task(base=IdempotentTask, pydantic=True, idempotency_key=("order",))
+@app.task(base=IdempotentTask, shared=False, pydantic=True, idempotency_key=("order",))
 def pay(order: Order, *, label: str) -> Receipt:
     effect(label)
     return Receipt(order=order)
 
 
-@app.task(base=IdempotentTask, typing=False)
+@app.task(base=IdempotentTask, shared=False, typing=False)
 def untyped(*, label: str) -> None:
     effect(label)
 
 
-@app.task(base=IdempotentTask, ignore_result=True)
+@app.task(base=IdempotentTask, shared=False, ignore_result=True)
 def forgetful(*, label: str) -> str:
     effect(label)
     return label
@@ -190,7 +194,7 @@ class Mixed(Before, IdempotentTask, After):
     abstract = True
 
 
-@app.task(base=Mixed, bind=True)
+@app.task(base=Mixed, shared=False, bind=True)
 def mixed(self: Any, *, label: str) -> int:
     effect(label)
     return int(self.lease.attempt)
@@ -217,7 +221,7 @@ by_class = app.register_task(ByClass())
 inherited = app.register_task(Inherited())
 
 
-@app.task(base=IdempotentTask, bind=True, default_retry_delay=0.1)
+@app.task(base=IdempotentTask, shared=False, bind=True, default_retry_delay=0.1)
 def replace(self: Any, *values: Any, label: str, how: str) -> str:
     """Take the place of this task in one of several ways."""
     begin(label, how=how)

@@ -32,7 +32,7 @@ app.conf.update(
 setup(app, {"reliable_tasks_lease_seconds": 5})
 
 
-@app.task(base=IdempotentTask)
+@app.task(base=IdempotentTask, shared=False)
 def step(*values: Any, label: str) -> str:
     """Take effect, and return which steps came before."""
     Ledger.from_environment().effect(label)
@@ -45,22 +45,26 @@ def _listed(values: Any) -> str:
     return ",".join(map(str, parts))
 
 
-@app.task(base=IdempotentTask)
+@app.task(base=IdempotentTask, shared=False)
 def fail(*values: Any, label: str) -> None:
     """Take effect, then fail."""
     Ledger.from_environment().effect(label)
     raise KeyError(label)
 
 
-@app.task(base=IdempotentTask)
+@app.task(base=IdempotentTask, shared=False)
 def note(failed_id: str, *, label: str) -> None:
     """Take effect as an error callback that is published."""
     Ledger.from_environment().effect(label, failed=failed_id)
 
 
 @app.task(
-    base=IdempotentTask, idempotency_key=("order",), when_running="skip", when_done="skip"
-)  # fmt: skip
+    base=IdempotentTask,
+    shared=False,
+    idempotency_key=("order",),
+    when_running="skip",
+    when_done="skip",
+)
 def keyed(*values: Any, order: str, label: str, seconds: float = 0.0) -> str:
     """Take effect once for an order; copies by other jobs are skipped where nothing waits."""
     time.sleep(seconds)
