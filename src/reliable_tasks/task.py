@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from threading import current_thread, main_thread
 from time import sleep
 from typing import Any, ClassVar, NoReturn
 
@@ -349,11 +350,20 @@ class IdempotentTask(Task):
         """
         The lease of the execution that asks; a local one, never lost, in a direct call.
 
+        Celery knows an execution by its thread: take the lease in the body, and hand it to
+        threads of your own.
+
         ``token``, ``key``, ``attempt``, ``crashes``, ``remaining``, ``lost`` and ``check()``.
         """
         request = self.request
         execution = request.__dict__.get(SLOT)
         if execution is None:
+            if self.request_stack.top is None and current_thread() is not main_thread():
+                logger.warning(
+                    "%s: a thread without an execution asked for its lease and got a local one, "
+                    "which is never lost. Take `lease = self.lease` in the body and pass it on.",
+                    self.name,
+                )
             lease = Lease(None, f"direct:{self.name}", 1, lease_ms=self.guard_options.lease_ms)
             execution = request.__dict__[SLOT] = Execution(lease)
         return execution.lease  # type: ignore[no-any-return]

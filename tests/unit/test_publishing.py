@@ -6,6 +6,7 @@ import base64
 import json
 import pickle
 from collections.abc import Iterator
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -338,3 +339,21 @@ def test_a_result_that_cannot_be_written_is_recorded_as_done(bench: Bench) -> No
 
     [key] = task.records.scan()
     assert task.records.peek(key).state == "D"
+
+
+def test_a_thread_of_the_bodys_own_is_told_that_its_lease_is_local(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lease that is never lost must not be taken for the execution's in silence."""
+
+    def body(self: Any) -> None:
+        thread = Thread(target=lambda: bench.ran.append(self.lease.token))
+        thread.start()
+        thread.join()
+        bench.ran.append(self.lease.token > 1)
+
+    bench.task(body).delay()
+    bench.work()
+
+    assert bench.ran == [1, True]
+    assert "pass it on" in caplog.text
