@@ -47,7 +47,20 @@ class GuardedRequest(Request):
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, TimeLimitExceeded) and self._is_given_back():
             return None
-        return super().on_failure(exc_info, *args, **kwargs)
+        answer = super().on_failure(exc_info, *args, **kwargs)
+        for other in self._running_copies():  # Celery forgets a job's id with any copy of it
+            state.requests.setdefault(self.id, other)
+        return answer
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Terminate what runs of the job: Celery finds but the copy that it received last."""
+        for other in self._running_copies():
+            super(GuardedRequest, other).terminate(pool, signal)
+        super().terminate(pool, signal)
+
+    def _running_copies(self) -> list[Any]:
+        running = list(state.active_requests)
+        return [each for each in running if each.id == self.id and each is not self]
 
     def _is_given_back(self) -> bool:
         """Whether the job had its outcome when its time was over; a copy sends what is left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,7 @@ from uuid import uuid4
 import pytest
 from billiard.einfo import ExceptionInfo
 from celery import Celery
-from celery.exceptions import TimeLimitExceeded
+from celery.exceptions import Ignore, TimeLimitExceeded
 from celery.worker import state as worker_state
 
 from reliable_tasks import IdempotentTask
@@ -163,3 +164,37 @@ def time_is_over() -> ExceptionInfo:
         raise TimeLimitExceeded(3)  # noqa: TRY301
     except TimeLimitExceeded:
         return ExceptionInfo()
+
+
+@pytest.fixture
+def two_copies(place: Place) -> Iterator[tuple[Any, Any]]:
+    """One copy of a job that runs in a child, and one that waits in the same worker."""
+    running, waiting = place.request(expires=None), place.request(expires=None)
+    waiting.id = running.id
+    for each in (running, waiting):
+        worker_state.task_reserved(each)
+    running.on_accepted(4711, monotonic())
+    yield running, waiting
+    for each in (running, waiting):
+        worker_state.task_ready(each)
+
+
+def test_terminate_reaches_the_copy_that_runs(two_copies: tuple[Any, Any]) -> None:
+    """A revoke with terminate finds the copy that came last; it is the job that has to end."""
+    terminated: list[int] = []
+    pool = SimpleNamespace(terminate_job=lambda pid, _: terminated.append(pid))
+
+    worker_state.requests[two_copies[0].id].terminate(pool)
+
+    assert terminated == [4711]
+
+
+def test_a_copy_that_leaves_does_not_hide_the_one_that_runs(two_copies: tuple[Any, Any]) -> None:
+    """A deferred copy is over, and the job can still be terminated."""
+    running, waiting = two_copies
+    try:
+        raise Ignore  # noqa: TRY301
+    except Ignore:
+        waiting.on_failure(ExceptionInfo())
+
+    assert worker_state.requests[running.id] is running
