@@ -193,6 +193,22 @@ def _overtaken(campaign: Campaign, job: str, seconds: float) -> tuple:
     return first, second, zombie
 
 
+class _Supervisor:
+    """Starts a worker again that ended, as kombu's may when it closes a connection that is lost."""
+
+    def __init__(self, campaign: Campaign, worker: WorkerProcess) -> None:
+        self._campaign, self._worker = campaign, worker
+        self._children: list[int] = []
+
+    def __call__(self) -> None:
+        if self._worker.is_running:
+            self._children = self._worker.children() or self._children
+            return
+        self._campaign.killed.update(self._children)
+        self._worker.kill()
+        self._worker.start()
+
+
 def store_dies(
     campaign: Campaign, server: Server, count: int, *, down: float, kills: int = 1
 ) -> None:
@@ -201,16 +217,17 @@ def store_dies(
     jobs = names("store", count)
     campaign.send_all(work, jobs, before=0.05, after=0.05)
 
-    for number in range(kills):
-        share = count * (number + 1) / (kills + 2)
-        eventually(lambda share=share: len(campaign.ledger.counts()) >= share)
-        server.kill()
-        time.sleep(down)
-        worker.pause()
-        server.start()
-        campaign.note_window(work)
-        worker.resume()
-    campaign.wait_settled(jobs)
+    with Every(0.5, _Supervisor(campaign, worker)):
+        for number in range(kills):
+            share = count * (number + 1) / (kills + 2)
+            eventually(lambda share=share: len(campaign.ledger.counts()) >= share, timeout=60)
+            server.kill()
+            time.sleep(down)
+            worker.pause()
+            server.start()
+            campaign.note_window(work)
+            worker.resume()
+        campaign.wait_settled(jobs)
 
     assert_sound(campaign, jobs, deaths=kills)
 
