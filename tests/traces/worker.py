@@ -62,10 +62,12 @@ class SteppingStore:
         self._ask("spare", lambda: self._spare(key, question))
 
     def _spare(self, key: str, question: dict[str, Any]) -> None:
-        before = self._inner.peek(key)
+        record = self._inner.peek(key)
+        if record is not None:
+            fact = record if record.job == question["job"] else record.facts.get(question["job"])
+            if fact is None or fact.delivery != question["delivery"]:
+                self._world.history.deaths[key] += 1  # another replay came in between
         self._inner.spare(key, **question)
-        if self._inner.peek(key) == before:  # another replay came in between
-            self._world.history.deaths[key] += 1
 
     def renew(self, held: Sequence[tuple[str, int]], **terms: Any) -> list[bool]:
         if self._world.is_down("renew"):
