@@ -11,7 +11,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery.result import AsyncResult
 from celery.utils import uuid
 
-from reliable_tasks.testing import WorkerProcess, eventually
+from reliable_tasks.testing import WorkerProcess, eventually, valkey_server
 from tests.integration.apps import features
 from tests.integration.flowing import APP, TIMEOUT, Bench
 
@@ -122,19 +122,6 @@ class TestLimits:
         bench.drained()
         bench.ran_once(label)
 
-    def test_soft_limit_waits_for_the_store(self, bench: Bench, label: str) -> None:
-        """A soft time limit that comes while the outcome is recorded does not undo it."""
-        result = features.end_near_the_limit.delay(label=label)
-        bench.began(label)
-        bench.database.server.pause()
-        time.sleep(3.5)  # the body ends after one second, the limit comes after three
-        bench.database.server.resume()
-
-        assert answer(result) == "in time"
-
-        bench.drained()
-        bench.ran_once(label)
-
     def test_hard_limit_ends_the_job(self, bench: Bench, label: str) -> None:
         """Neither a copy of the message nor the lease keeps the key after the hard time limit."""
         arguments = {"label": label, "order": label}
@@ -239,19 +226,27 @@ class TestWorkers:
         bench.drained()
         bench.ran_once(*labels)
 
-    def test_soft_limit_of_the_worker(self, bench: Bench, own: StartOwn, label: str) -> None:
-        """A soft time limit that only the worker's command line names is held back as well."""
-        own(concurrency=1, arguments=["--soft-time-limit=3"])
-        arguments = {"label": label, "order": label, "seconds": 1}
-        result = features.work.apply_async(kwargs=arguments, queue=label)
-        bench.began(label)
-        bench.database.server.pause()
-        time.sleep(3.5)  # the body ends after one second, the limit comes after three
-        bench.database.server.resume()
+    @pytest.mark.parametrize(
+        ("task", "arguments"),
+        [(features.end_near_the_limit, []), (features.work, ["--soft-time-limit=3"])],
+        ids=["task", "worker"],
+    )
+    def test_soft_limit_waits_for_the_store(
+        self, bench: Bench, own: StartOwn, label: str, task: Any, arguments: list[str]
+    ) -> None:
+        """A soft limit that comes while the outcome is recorded is dropped, whoever set it."""
+        with valkey_server() as store:
+            own(concurrency=1, arguments=arguments, env={"FLOWS_STORE": store.url})
+            call = {"label": label, "order": label, "seconds": 1}
+            result = task.apply_async(kwargs=call, queue=label)
+            bench.began(label)
+            store.pause()
+            time.sleep(3.5)  # the body ends after one second, the limit comes after three
+            store.resume()
 
-        assert answer(result) == label
-        bench.drained()
-        bench.ran_once(label)
+            assert answer(result) == label
+            bench.drained()
+            bench.ran_once(label)
 
     def test_warm_shutdown(self, bench: Bench, own: StartOwn, label: str) -> None:
         """A warm shutdown waits for the job."""

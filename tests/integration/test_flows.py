@@ -153,7 +153,7 @@ def test_process_killed_after_the_record(bench: Bench, point: str) -> None:
 
 
 @pytest.mark.parametrize("point", ["record", "result"])
-@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("times", [1, 3])
 def test_broker_or_backend_fails_after_the_record(bench: Bench, point: str, times: int) -> None:
     """A publish or a result that fails is tried again, in place or by a copy: the body is not."""
     run_all(bench, at_each_carrier(point, "fail", times))
@@ -181,7 +181,7 @@ class TestFailure:
             ("result", "a", "kill", 1),
             ("sent", "a", "kill", 1),
             ("record", "a", "fail", 1),
-            ("record", "a", "fail", 4),
+            ("record", "a", "fail", 3),
         ],
         ids=lambda fault: "-".join(map(str, fault)),
     )

@@ -15,6 +15,8 @@ from reliable_tasks.testing import Ledger
 from tests.integration.apps.flows import app, step
 
 app.conf.worker_soft_shutdown_timeout = float(os.environ.get("SOFT_SHUTDOWN", "0"))
+if "FLOWS_STORE" in os.environ:
+    app.conf.reliable_tasks_store_url = os.environ["FLOWS_STORE"]
 
 
 def begin(label: str, **details: Any) -> None:
@@ -99,11 +101,11 @@ def stop_softly(*, label: str) -> str:
 
 
 @app.task(base=IdempotentTask, shared=False, soft_time_limit=3)
-def end_near_the_limit(*, label: str) -> str:
+def end_near_the_limit(*, label: str, order: str, seconds: float) -> str:
     begin(label)
-    time.sleep(1)
+    time.sleep(seconds)
     effect(label)
-    return "in time"
+    return label
 
 
 @app.task(base=IdempotentTask, shared=False, time_limit=1, idempotency_key=("order",))

@@ -136,7 +136,7 @@ def copy_messages(app: Celery, faults: Faults) -> None:
 
 def break_at_points(faults: Faults) -> None:
     """Patch this process so that it passes the points of the plan."""
-    guard.SEND_PATIENCE = 1.0
+    guard.SEND_PATIENCE = 0.6
     guard.PAUSE_BEFORE_REQUEUE = 0.2
     for name in ("send_attached", "send_failure"):
         _before(delivery, name, "record", lambda task, request, *_, **__: request.kwargs)
