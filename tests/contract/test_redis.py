@@ -155,6 +155,13 @@ class TestLayout(Fixtures):
             "q": "1",
         }
 
+    def test_what_an_overtaken_job_leaves(self, key: OneKey, client: redis.Redis) -> None:
+        """Of a job that has not ended only its newest message is remembered."""
+        key.lapse("a", RETRY)
+        key.start("b")
+
+        assert client.hget(key.key, "f:a") == f"{RETRY}||0|0|{key.record.facts['a'].at_ms}|0|"
+
     def test_what_a_job_closed_in_time_leaves(self, key: OneKey, client: redis.Redis) -> None:
         """The outcome of a job that nobody waits for is not kept for it."""
         key.run("a", data=b"result")
@@ -177,6 +184,19 @@ class TestLayout(Fixtures):
 
         words = {"advance": "1||0|0", "close": "0||1|0", "end": "0|F|1|0"}
         fields = before | {"f:b": f"{words[writes]}|{at_ms}|0|", "q": "1"}
+        assert client.hgetall(key.key) == fields
+
+    def test_a_record_of_a_message_alone(self, key: OneKey, client: redis.Redis) -> None:
+        """A message that was published before any claim leaves an idle record."""
+        key.advance("a", RETRY)
+        fields = {"s": "I", "j": "a", "t": "0", "d": "", "u": "0", "b": str(RETRY)}
+        assert client.hgetall(key.key) == fields
+
+    def test_a_record_of_an_end_alone(self, key: OneKey, client: redis.Redis) -> None:
+        """A job that never started is failed, closed and over."""
+        key.end("a")
+        record = key.record
+        fields = {"s": "F", "j": "a", "t": str(record.token), "u": str(record.until_ms), "z": "1"}
         assert client.hgetall(key.key) == fields
 
     def test_a_quarantined_record(self, key: OneKey, client: redis.Redis) -> None:

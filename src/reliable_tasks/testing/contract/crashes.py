@@ -161,7 +161,11 @@ class Crashes(Fixtures):
         before = key.record
         key.spare("d")
         key.spare("d", "stranger")
+        assert same(key.record, before)
 
+        key.settle(before.token, data=b"result")
+        before = key.record
+        key.spare("d")
         assert same(key.record, before)
 
     @pytest.mark.parametrize("killer", ["a", "b"])

@@ -190,7 +190,7 @@ class Fixtures:
 def busy(answer: Answer) -> tuple[bool, bool]:
     """The flags of an answer that must be `Busy`."""
     assert isinstance(answer, Busy)
-    assert answer.remaining_ms > 0
+    assert 0 < answer.remaining_ms <= max(LEASE_MS, KEEP_MS)
     return answer.same_job, answer.newer
 
 

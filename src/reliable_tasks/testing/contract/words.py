@@ -23,6 +23,7 @@ from reliable_tasks.testing.contract.support import (
     SOON_MS,
     Fixtures,
     OneKey,
+    Plant,
     busy,
     same,
 )
@@ -154,6 +155,16 @@ class Words(Fixtures):
         assert key.claim("a", RETRY) == Superseded("closed")
         assert key.claim("b") == Granted(key.record.token, 0)
 
+    def test_a_reserved_job_can_be_over(self, key: OneKey, plant: Plant) -> None:
+        """A message that is revoked while its key is reserved frees the key."""
+        key.start("a")
+        plant(key.key, State.QUEUED)
+        key.end("a", killed=False)
+
+        assert key.record.state is State.FAILED
+        assert key.claim("a") == Superseded("closed")
+        assert key.claim("b") == Granted(key.record.token, 0)
+
     @pytest.mark.parametrize("killed", [True, False])
     @pytest.mark.parametrize("state", [State.DONE, State.FAILED])
     def test_a_job_with_an_outcome_keeps_it(self, key: OneKey, killed: bool, state: State) -> None:
@@ -171,7 +182,7 @@ class Words(Fixtures):
     ) -> None:
         """Another job of the key can be over without touching who runs."""
         token = key.start("a", horizon_ms=1)
-        key.advance("b", RETRY)
+        key.advance("b", RETRY, horizon_ms=1)
         for _ in range(2):
             key.end("b", killed=killed)
 
@@ -221,11 +232,10 @@ class Words(Fixtures):
     def test_the_line_only_rises(self, key: OneKey, job: str) -> None:
         """Notes that arrive late or twice do not make old messages new."""
         key.start("a")
-        for line in (HOP, RETRY, HOP, RETRY, 0):
+        for line, newest in ((HOP, HOP), (RETRY, RETRY), (HOP, RETRY), (RETRY, RETRY), (0, RETRY)):
             key.advance(job, line)
-
-        assert key.claim(job, RETRY - 1) == Superseded("older")
-        assert isinstance(key.claim(job, RETRY), Busy)
+            assert key.claim(job, newest - 1) == Superseded("older")
+            assert isinstance(key.claim(job, newest), Busy)
 
     @pytest.mark.parametrize("job", ["a", "b"])
     def test_advancing_changes_nothing_else(self, key: OneKey, job: str) -> None:
