@@ -23,6 +23,8 @@ EVERYDAY = (
     "-m",
     "not chaos and not property_long",
 )
+# Most tests wait for real servers and workers; a file stays with one process, as its workers do.
+SIDE_BY_SIDE = ("-n", "3", "--dist", "loadfile")
 # What could differ from one Python or Celery to the next, without the long integration tests.
 QUICKER = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
 
@@ -106,7 +108,7 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All everyday tests on the Python that runs nox, the quicker ones on the others."""
     install(session, "tests")
-    pytest(session, *(EVERYDAY if session.python == MAIN else QUICKER))
+    pytest(session, *SIDE_BY_SIDE, *(EVERYDAY if session.python == MAIN else QUICKER))
 
 
 @nox.session
@@ -114,7 +116,7 @@ def tests(session: nox.Session) -> None:
 def celery(session: nox.Session, celery: str) -> None:
     """The quicker tests on one Celery."""
     install(session, "tests", celery=celery)
-    pytest(session, *QUICKER)
+    pytest(session, *SIDE_BY_SIDE, *QUICKER)
 
 
 @nox.session

@@ -90,7 +90,7 @@ def _draw_faults(jobs: int, rng: random.Random) -> dict[int, Fault]:
     """Spread faults over the first four fifths, so that both sides end soon after the last."""
     count = max(4, min(MOST_FAULTS, jobs // JOBS_PER_FAULT))
     stride = jobs * 0.8 / count
-    places = [1 + int(stride * (index + rng.random())) for index in range(count)]
+    places = [1 + int(stride * index + (stride - 1) * rng.random()) for index in range(count)]
     return {place: _FAULTS[index % len(_FAULTS)] for index, place in enumerate(places)}
 
 
