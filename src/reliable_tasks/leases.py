@@ -163,6 +163,7 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._wakes_at = 0.0
+        self._idle_pause = LONGEST_PAUSE
         self._thread: threading.Thread | None = None
 
     def hold(self, lease: Lease) -> None:
@@ -170,7 +171,9 @@ class LeaseKeeper:
         self._held[id(lease)] = lease
         if self._thread is None:
             self._start()
-        if monotonic() + lease.seconds_between_renewals < self._wakes_at:
+        pause = lease.seconds_between_renewals
+        if monotonic() + pause < self._wakes_at:
+            self._idle_pause = min(self._idle_pause, pause)  # the next of its kind wakes nobody
             self._wake.set()
 
     def let_go(self, lease: Lease) -> None:
@@ -202,7 +205,7 @@ class LeaseKeeper:
         leases = list(self._held.values())
         if not renewed:
             return min((RETRY_SECONDS, *(lease.seconds_between_renewals for lease in leases)))
-        due_at = min((lease.due_at for lease in leases), default=monotonic() + LONGEST_PAUSE)
+        due_at = min((lease.due_at for lease in leases), default=monotonic() + self._idle_pause)
         return max(0.0, due_at - monotonic())
 
     def _renew_safely(self) -> bool:
