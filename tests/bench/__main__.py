@@ -130,8 +130,8 @@ This page is written by the benchmark itself.
   longer, and with it the record.
 - **Leases.** One process holds 10,000 leases and renews them in one round trip; the longest command
   is what the server's slow log says. Medians of 11 rounds.
-- **Import.** New processes, in turn with and without our import, bytecode cached; the difference
-  of the medians of 15.
+- **Import.** New processes, in turn with and without our import, bytecode cached; CPU time, the
+  difference of the medians of 15.
 - **Throughput.** A real worker empties a queue of 300 messages that was filled before; broker and
   records are on one server, results are ignored, no line is logged per task. One process (solo) or
   two children (prefork); 9 rounds in turn, the median of their ratios.
