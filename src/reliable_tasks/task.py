@@ -473,11 +473,14 @@ def _check_names(options: Options, signature: inspect.Signature) -> None:
         check_names(options.same_payload, signature, option="same_payload")
 
 
+_ACKNOWLEDGEMENT = {"acks_late": True, "reject_on_worker_lost": True, "retry_on_worker_lost": False}
+
+
 def _check_acknowledgement(cls: type) -> None:
-    for option in ("acks_late", "reject_on_worker_lost"):
-        if getattr(cls, option) is not True:
+    for option, expected in _ACKNOWLEDGEMENT.items():
+        if getattr(cls, option) is not expected:
             raise ConfigurationError(
-                f"{option}: expected True on an IdempotentTask, got {getattr(cls, option)!r}. "
-                "A message that is acknowledged before its outcome is recorded is lost when the "
-                "worker dies."
+                f"{option}: expected {expected} on an IdempotentTask, "
+                f"got {getattr(cls, option)!r}. A message that is acknowledged or replaced before "
+                "its outcome is recorded is lost, or its deaths are not counted."
             )

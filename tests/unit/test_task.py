@@ -269,6 +269,7 @@ class TestOptions:
         [
             ({"acks_late": False}, "acks_late: expected True"),
             ({"reject_on_worker_lost": False}, "reject_on_worker_lost: expected True"),
+            ({"retry_on_worker_lost": True}, "retry_on_worker_lost: expected False"),
             ({"idempotency_key": ("ordr",)}, "ordr"),
             ({"idempotency_key": "order"}, "idempotency_key: expected argument names"),
             ({"same_payload": ("ordr",)}, "ordr"),

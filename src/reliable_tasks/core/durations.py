@@ -39,7 +39,8 @@ def to_ms(option: str, value: Seconds, *, least: float) -> int:
             f"{option}: expected seconds (a number or a timedelta) of at least {least:g}, "
             f"got {value!r}"
         )
-    return int(round(seconds * 1_000))
+    milliseconds: int = round(seconds * 1_000)
+    return milliseconds
 
 
 def turn_wait_ms(
