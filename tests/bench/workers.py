@@ -41,8 +41,9 @@ def throughput(server: Server, pool: str, *, rounds: int, messages: int) -> floa
 def _rate(app: Any, client: Any, worker: str, queue: str, messages: int) -> float:
     """Fill *queue*, let the worker empty it, and return how fast it did."""
     _publish(app, queue, messages)
+    app.control.add_consumer(queue, destination=[worker])
+    eventually(lambda: client.llen(queue) < messages, interval=0.001)  # the way to the worker
     started = time.perf_counter()
-    app.control.add_consumer(queue, destination=[worker], reply=True, timeout=10, limit=1)
     eventually(lambda: _is_empty(client, queue), timeout=120, interval=0.005)
     rate = messages / (time.perf_counter() - started)
     app.control.cancel_consumer(queue, destination=[worker], reply=True, timeout=10, limit=1)
