@@ -103,6 +103,8 @@ class TestLayout(Fixtures):
             "g": "1",
         }
 
+        key.renew(dead)
+        assert not client.hexists(key.key, "x")
         key.settle(token, "a", RETRY + 1, state=State.FAILED, data=b"error")
         key.claim("a", RETRY + 1, delivery="e")
         key.close("a")

@@ -388,10 +388,13 @@ class Claims(Fixtures):
     # queued
 
     @pytest.mark.parametrize("job", ["a", "b"])
-    def test_a_reservation_stops_no_execution(self, key: OneKey, plant: Plant, job: str) -> None:
-        """A key that is only reserved is free for whichever job comes first."""
+    @pytest.mark.parametrize("state", [State.QUEUED, State.IDLE])
+    def test_a_key_that_nobody_holds_is_free(
+        self, key: OneKey, plant: Plant, state: State, job: str
+    ) -> None:
+        """A reserved or released key is free for any job and payload, whatever its time says."""
         key.start("a", payload="p")
-        plant(key.key, State.QUEUED)
+        plant(key.key, state)
 
         assert key.claim(job, payload="q") == Granted(key.record.token, 0)
 

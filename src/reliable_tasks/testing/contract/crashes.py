@@ -130,14 +130,17 @@ class Crashes(Fixtures):
         assert key.claim("a", HOP, max_crashes=1) == Superseded("closed")
 
     @pytest.mark.parametrize("other_came", [False, True])
-    def test_a_replay_that_lives_is_no_death(self, key: OneKey, other_came: bool) -> None:
+    @pytest.mark.parametrize("state", [State.DONE, State.FAILED])
+    def test_a_replay_that_lives_is_no_death(
+        self, key: OneKey, state: State, other_came: bool
+    ) -> None:
         """A job whose outcome cannot be passed on for now is not quarantined for that."""
-        key.run("a", data=b"result")
+        key.run("a", state=state, data=b"outcome")
         if other_came:
             key.run("b")
         for number in range(4):
             answer = key.claim("a", delivery=f"replay-{number}", max_crashes=1)
-            assert answer == Finished(State.DONE, b"result", True, 1)
+            assert answer == Finished(state, b"outcome", True, 1)
             key.spare(f"replay-{number}", "a")
 
     @pytest.mark.parametrize("other_came", [False, True])
@@ -220,7 +223,8 @@ class Crashes(Fixtures):
             assert key.record.suspects == ()
         assert key.record.token == token
 
-    def test_only_the_one_that_reports_is_alive_again(self, key: OneKey) -> None:
+    @pytest.mark.parametrize("report", ["renew", "settle"])
+    def test_only_the_one_that_reports_is_alive_again(self, key: OneKey, report: str) -> None:
         """Each suspected execution answers for itself."""
         first, second, third, fourth = (key.lapse(max_crashes=9) for _ in range(4))
         key.start(max_crashes=9)
@@ -228,13 +232,12 @@ class Crashes(Fixtures):
         def suspects() -> list[int]:
             return list(key.record.suspects)
 
-        assert suspects() == [first, second, third, fourth]
-        key.renew(second)
-        assert suspects() == [first, third, fourth]
-        key.settle(fourth)
-        assert suspects() == [first, third]
-        key.renew(first)
-        assert suspects() == [third]
+        left = [first, second, third, fourth]
+        assert suspects() == left
+        for token in (third, first, fourth, second):
+            getattr(key, report)(token)
+            left.remove(token)
+            assert suspects() == left
 
     # announced ends
 

@@ -33,9 +33,11 @@ class Leases(Fixtures):
     def test_a_lease_is_lengthened_from_now(self, key: OneKey) -> None:
         """Renewal sets the end of the lease, and the record outlives it by the horizon."""
         token = key.start(lease_ms=SOON_MS, horizon_ms=SOON_MS)
+        asked_ms = key.now_ms
         assert key.renew(token)
 
         record = key.record
+        assert record.until_ms >= asked_ms + LEASE_MS
         assert abs(record.until_ms - key.now_ms - LEASE_MS) < CLOSE_MS
         assert key.is_kept_for(LEASE_MS + HORIZON_MS)
         assert (record.state, record.token, record.suspects) == (State.RUNNING, token, ())
