@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, _state
 
 from reliable_tasks import ConfigurationError, IdempotentTask, setup
 from reliable_tasks.testing import close_app
@@ -14,7 +14,11 @@ from reliable_tasks.worker import WorkerStep, check
 
 
 @pytest.fixture
-def app() -> Iterator[Celery]:
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """Make an app with Celery's own tasks, and none that another test module shares with all."""
+    shared = _state._on_app_finalizers
+    built_in = {each for each in shared if each.__module__ == "celery.app.builtins"}
+    monkeypatch.setattr(_state, "_on_app_finalizers", built_in)
     app = Celery("worker-checks", broker="redis://localhost:1/0", set_as_current=False)
     yield app
     close_app(app)
