@@ -114,9 +114,9 @@ def tests(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("celery", [nox.param(celery, id=celery) for celery in CELERY])
 def celery(session: nox.Session, celery: str) -> None:
-    """The quicker tests on one Celery."""
+    """What speaks to Celery, on one Celery; stores, keys and traces do not."""
     install(session, "tests", celery=celery)
-    pytest(session, *SIDE_BY_SIDE, *QUICKER)
+    pytest(session, *SIDE_BY_SIDE, "tests/unit", "tests/integration", *QUICKER[1:])
 
 
 @nox.session
