@@ -297,6 +297,57 @@ class TestHandOver:
         assert len(after.facts) == MAX_FACTS
 
 
+def beside(state: State) -> Record:
+    """The record of another running job, which remembers *mine* as ended."""
+    fact = Fact(RETRY, str(state), outcome=b"outcome", at_ms=1, token=TOKEN)
+    return replace(record(State.RUNNING, live=LIVE, facts={"mine": fact}), job="holder")
+
+
+@pytest.mark.parametrize("held", [record, beside])
+@pytest.mark.parametrize("state", [D, F])
+class TestReplays:
+    """Answers that must be passed on, and who dies of it; the key may have moved on."""
+
+    def test_the_last_one_may_still_be_at_work(
+        self, held: Callable[[State], Record], state: State
+    ) -> None:
+        """At the cap a copy waits for one lease from the last replay, then it is poison."""
+        ask = asking(max_crashes=1)
+        after, first = decisions.claim(held(state), ask, NOW_US)
+        assert first == replayed(state)
+
+        ask = replace(ask, delivery="later")
+        for left_ms in (LEASE_MS, LEASE_MS - 1, 1):
+            at_us = NOW_US + (LEASE_MS - left_ms) * 1_000
+            assert decisions.claim(after, ask, at_us)[1] == Busy(left_ms, same_job=True)
+        assert decisions.claim(after, ask, NOW_US + LEASE_MS * 1_000)[1] == Poisoned(1)
+
+    def test_one_that_lives_is_taken_off_the_count(
+        self, held: Callable[[State], Record], state: State
+    ) -> None:
+        """A replay is spared once, by its own delivery."""
+        after, _ = decisions.claim(held(state), asking(delivery="one"), NOW_US)
+        after, second = decisions.claim(after, asking(delivery="two"), NOW_US)
+        assert second == replace(replayed(state), replays=2)
+
+        for delivery in ("one", "two", "two"):
+            decisions.spare(after, "mine", delivery)
+        third = decisions.claim(after, asking(delivery="three"), NOW_US)[1]
+        assert third == replace(replayed(state), replays=2)
+
+    def test_nothing_is_taken_off_nothing(
+        self, held: Callable[[State], Record], state: State
+    ) -> None:
+        """A job that was never replayed has no count to lower."""
+        before = held(state)
+        after = deepcopy(before)
+        for job in ("mine", "stranger"):
+            for delivery in ("before", ""):
+                decisions.spare(after, job, delivery)
+
+        assert after == before
+
+
 class TestKeeping:
     """How long a record is kept."""
 
@@ -403,6 +454,9 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("close"), st.fixed_dictionaries({"job": ANY_JOB})),
     st.tuples(st.just("end"), st.fixed_dictionaries({"job": ANY_JOB, "killed": st.booleans()})),
     st.tuples(st.just("drain"), st.fixed_dictionaries({"job": FEW_JOBS})),
+    st.tuples(
+        st.just("spare"), st.fixed_dictionaries({"job": FEW_JOBS, "recent": st.integers(0, 2)})
+    ),
     st.tuples(st.just("advance"), st.fixed_dictionaries({"job": ANY_JOB, "line": ANY_LINE})),
     st.tuples(st.just("crowd"), st.fixed_dictionaries({"size": st.integers(1, 80)})),
 )
@@ -418,6 +472,7 @@ class World:
     grants: list[tuple[int, str, int]] = field(default_factory=list)  # token, job, line
     live_until_ms: dict[int, int] = field(default_factory=dict)
     ended_ms: dict[str, int] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
     heard_of: int = 0
 
     @property
@@ -458,6 +513,7 @@ class World:
             horizon_ms=HORIZON,
             max_crashes=limit,
         )
+        self.asked.append(ask.delivery)
         answer = self.twice(lambda record: decisions.claim(record, ask, self.now_us))
         if not isinstance(answer, Granted):
             return
@@ -526,6 +582,15 @@ class World:
                 return
             self.live_until_ms = {}
         self.ended_ms.setdefault(job, self.now_ms)
+
+    def spare(self, job: str, recent: int) -> None:
+        if recent >= len(self.asked):
+            return
+
+        def ask(record: Record | None) -> tuple[Record | None, None]:
+            return record, decisions.spare(record, job, self.asked[-1 - recent])
+
+        self.twice(ask)
 
     def drain(self, job: str) -> None:
         def ask(record: Record | None) -> tuple[Record | None, None]:
