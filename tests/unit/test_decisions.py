@@ -66,7 +66,7 @@ def record(state: State | str, *, live: bool = False, **fields: Any) -> Record:
         "expires_ms": NOW_MS + HORIZON_MS,
     }
     if state in {State.DONE, State.FAILED}:
-        defaults["outcome"] = b"outcome"
+        defaults |= {"outcome": b"outcome", "replayed_ms": 5}
     return Record(state, "mine", **(defaults | fields))
 
 

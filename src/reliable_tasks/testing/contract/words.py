@@ -50,6 +50,15 @@ class Words(Fixtures):
         assert same(key.record, before)
         assert key.claim() == Superseded("closed")
 
+    def test_closing_takes_back_no_answer(self, key: OneKey) -> None:
+        """A replay whose reply was lost is answered the same though its job was closed since."""
+        key.run(data=b"result")
+        first = key.claim(delivery="d")
+        key.close()
+
+        assert first == Finished(State.DONE, b"result", same_job=True, replays=1)
+        assert key.claim(delivery="d") == first
+
     def test_closing_frees_no_lease(self, key: OneKey) -> None:
         """A close says nothing about who runs."""
         token = key.start("a")
