@@ -189,6 +189,12 @@ class TestTable:
         live = record(State.RUNNING, until_ms=NOW_MS + 1)
         assert decisions.end(live, "mine", False, HORIZON_MS, NOW_US).state is State.RUNNING
 
+    def test_a_killed_job_has_no_outcome(self) -> None:
+        """Nothing that stood in the record before is taken for the outcome of a killed job."""
+        before = record(State.QUEUED, outcome=b"of long ago")
+
+        assert decisions.end(before, "mine", True, HORIZON_MS, NOW_US).outcome is None
+
 
 class TestTokens:
     """Fencing tokens rise."""
