@@ -312,6 +312,7 @@ class _Execution:
     def _replay(self, finished: Finished) -> Any:
         if not finished.same_job and self.options.when_done == "skip" and not self.message.flows:
             self._event(Event.DEDUPLICATED, reason="done")
+            self._close_replay(finished)
             raise Drop
         self._event(Event.REPLAYED, state=finished.state.name.lower(), same_job=finished.same_job)
         if finished.state is State.FAILED:
@@ -352,9 +353,8 @@ class _Execution:
             logger.warning("%s: %s", self.message.key, error)
 
     def _close_replay(self, finished: Finished) -> None:
-        """A job that was answered has ended; another job's key may be forgotten before it is."""
-        retention_ms = self.options.retention_for(has_key=self.message.has_key)
-        if finished.same_job or retention_ms < self.options.horizon_ms:
+        """A job that was answered has ended; another job's copy may outlast the key's retention."""
+        if finished.same_job or finished.left_ms < self.options.horizon_ms:
             self._close()
 
     def _quarantine(self, poisoned: Poisoned) -> NoReturn:

@@ -180,11 +180,18 @@ class Bench:
         self.store.asked.clear()
         return answer.token
 
-    def settled(self, state: State, job: str = "a", *, data: bytes | None = b"value") -> None:
+    def settled(
+        self,
+        state: State,
+        job: str = "a",
+        *,
+        data: bytes | None = b"value",
+        keep_ms: int = 60_000,
+    ) -> None:
         """Let a job have ended elsewhere, unclosed."""
         self.store.settle(
             KEY, token=self.held(job), job=job, line=0,
-            outcome=Outcome(state, data, keep_ms=60_000), horizon_ms=HORIZON_MS,
+            outcome=Outcome(state, data, keep_ms=keep_ms), horizon_ms=HORIZON_MS,
         )  # fmt: skip
         self.store.asked.clear()
 
@@ -434,7 +441,7 @@ def test_what_something_waits_for_is_never_skipped(bench: Bench) -> None:
 
 def test_another_job_gets_the_result(bench: Bench) -> None:
     """Within the retention, without running; and its own message is not closed."""
-    bench.settled(State.DONE, "b")
+    bench.settled(State.DONE, "b", keep_ms=2 * HORIZON_MS)
     message = FakeMessage()
 
     assert bench.execute(message) == "value"
@@ -444,14 +451,23 @@ def test_another_job_gets_the_result(bench: Bench) -> None:
 
 
 def test_another_job_is_closed_if_the_key_is_forgotten_first(bench: Bench) -> None:
-    """With a retention below the horizon a copy of the answered job must not run later."""
-    bench.settled(State.DONE, "b")
-    bench.execute(FakeMessage(), retention=60)
+    """A copy of a job that was answered must not run when the retention ends within the horizon."""
+    bench.settled(State.DONE, "b", keep_ms=5 * HORIZON_MS)
+    bench.clock.advance(4.5 * HORIZON_MS / 1_000)
+    bench.execute(FakeMessage(), retention=5 * HORIZON_MS / 1_000)
     assert bench.store.asked[-1] == "close"
 
-    bench.clock.advance(61)
+    bench.clock.advance(0.6 * HORIZON_MS / 1_000)
     with pytest.raises(Drop):
-        bench.execute(FakeMessage(), retention=60)
+        bench.execute(FakeMessage(), retention=5 * HORIZON_MS / 1_000)
+
+
+def test_another_job_is_closed_by_what_the_record_says(bench: Bench) -> None:
+    """Its retention is the one under which it was settled, whatever a deploy has declared since."""
+    bench.settled(State.DONE, "b", keep_ms=2 * HORIZON_MS)
+
+    bench.execute(FakeMessage(), retention=60)
+    assert "close" not in bench.store.asked
 
 
 def test_another_job_of_a_done_key_is_skipped_on_demand(bench: Bench) -> None:
@@ -463,6 +479,9 @@ def test_another_job_of_a_done_key_is_skipped_on_demand(bench: Bench) -> None:
         bench.execute(message, when_done="skip")
     assert message.sent == []
     assert bench.events == [(Event.DEDUPLICATED, {"reason": "done"})]
+    bench.clock.advance(61)
+    with pytest.raises(Drop):
+        bench.execute(FakeMessage(), when_done="skip")
 
 
 def test_another_job_runs_after_a_failure(bench: Bench) -> None:

@@ -105,7 +105,8 @@ def _answer_for_key(record: Record, ask: Claim, now_us: int) -> Answer:
         if record.payload and ask.payload and record.payload != ask.payload:
             return Reused()
         if record.state in _ENDED:
-            return Finished(State(record.state), record.outcome, same_job=False)
+            left_ms = record.until_ms - now_us // 1000
+            return Finished(State(record.state), record.outcome, same_job=False, left_ms=left_ms)
     if live and (
         record.state is State.RUNNING or (record.state is State.RETRYING and not same_job)
     ):

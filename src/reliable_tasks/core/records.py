@@ -121,13 +121,16 @@ class Finished:
     The outcome is there.
 
     *outcome* is None if its value was not kept. *replays* counts the times that
-    this job was answered so, this time included; it is 0 for another job.
+    this job was answered so, this time included; it is 0 for another job, which
+    is told what remains of the retention: *left_ms*, a reading of the store's
+    clock that equal answers need not share.
     """
 
     state: State  # DONE or FAILED
     outcome: bytes | None
     same_job: bool
     replays: int = 0
+    left_ms: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

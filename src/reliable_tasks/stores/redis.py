@@ -179,8 +179,8 @@ def _answer(reply: Any) -> Answer:
     if kind == 2:
         return Busy(reply[1], reply[2] == 1, reply[3] == 1)
     if kind == 3:
-        outcome = reply[4] if len(reply) > 4 else None  # RESP2 cuts an array at a trailing nil
-        return Finished(State(reply[1].decode()), outcome, reply[2] == 1, reply[3])
+        outcome = reply[5] if len(reply) > 5 else None  # RESP2 cuts an array at a trailing nil
+        return Finished(State(reply[1].decode()), outcome, reply[2] == 1, reply[3], reply[4])
     if kind == 4:
         return Superseded(reply[1].decode())
     if kind == 5:

@@ -205,7 +205,8 @@ class StoreMachine(RuleBasedStateMachine):
         if isinstance(expected, Busy) and isinstance(got, Busy):
             assert abs(expected.remaining_ms - got.remaining_ms) < CLOSE_MS
             got = replace(got, remaining_ms=expected.remaining_ms)
-        if isinstance(expected, Finished):
+        if isinstance(expected, Finished) and isinstance(got, Finished):
+            assert abs(expected.left_ms - got.left_ms) < CLOSE_MS
             time.sleep(WAIT_S)  # until when it is no longer now, on both clocks
         assert got == expected
         self._compare(name)

@@ -2,7 +2,7 @@
 -- KEYS[1] the record
 -- ARGV[1] lease, ms  [2] horizon, ms  [3] max_crashes  [4] delivery  [5] job  [6] line  [7] payload
 -- Returns {1, token, crashes} granted         {2, remaining ms, same job, newer} busy
---         {3, state, same job, replays, outcome or nil} finished
+--         {3, state, same job, replays, retention left in ms, outcome or nil} finished
 --         {4, reason} superseded    {5, crashes} poisoned    {6} reused    {7} unreadable
 -- Asking again with the same delivery changes nothing and is answered the same.
 -- include: base
@@ -76,7 +76,7 @@ else
 end
 local function ended_answer()
   local outcome = redis.call("HGET", key, same and "o" or "o:" .. job)
-  return { 3, fact.ended, 1, fact.replays, outcome }
+  return { 3, fact.ended, 1, fact.replays, 0, outcome }
 end
 if fact.delivery == delivery then
   if state == "R" and same then return { 1, tonumber(token), crashes } end
@@ -109,7 +109,7 @@ if state == "Q" then return { 5, crashes } end
 if live and not same and state ~= "U" and state ~= "I" then
   if paid and payload ~= "" and paid ~= payload then return { 6 } end
   if state == "D" or state == "F" then
-    return { 3, state, 0, 0, redis.call("HGET", key, "o") }
+    return { 3, state, 0, 0, left_ms, redis.call("HGET", key, "o") }
   end
 end
 if live and (state == "R" or (state == "T" and not same)) then

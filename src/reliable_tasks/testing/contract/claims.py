@@ -312,6 +312,20 @@ class Claims(Fixtures):
             assert answer == Finished(State.DONE, b"result", same_job=False, replays=0)
         assert same(key.record, before)
 
+    @pytest.mark.parametrize("data", [None, b"", b"result"])
+    def test_another_job_is_told_how_long_the_result_stays(
+        self, key: OneKey, data: bytes | None
+    ) -> None:
+        """What remains of the retention is read from the record, not from who asks."""
+        key.run("a", data=data, keep_ms=KEEP_MS)
+
+        answer = key.claim("b")
+        assert isinstance(answer, Finished)
+        assert KEEP_MS - CLOSE_MS < answer.left_ms <= KEEP_MS
+        copy = key.claim("a")
+        assert isinstance(copy, Finished)
+        assert (copy.left_ms, copy.outcome) == (0, data)
+
     def test_a_closed_job_still_answers_other_jobs(self, key: OneKey) -> None:
         """Closing is about the job's own copies, not about the key's retention."""
         key.run("a", data=b"result", keep_ms=KEEP_MS)
