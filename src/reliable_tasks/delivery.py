@@ -73,6 +73,7 @@ class Delivery:
         self.job: str = request.id
         self.payload = self._header.payload_digest or ""
         retries_before, self.hop = divmod(self._header.hop, HOPS_PER_RETRY)
+        self.abandoned = self._header.abandoned
         self.retries: int = request.retries + retries_before
         self.has_key = self._header.key_digest is not None
         self.can_wait = not request.is_eager
@@ -156,8 +157,8 @@ class Delivery:
         execution: Execution | None = self._request.__dict__.get(SLOT)
         return execution.retry if execution is not None else None
 
-    def defer(self, wait_ms: int) -> None:
-        publish_successor(self.task, self._request, self._header, wait_ms)
+    def defer(self, wait_ms: int, abandoned: tuple[str, ...] = ()) -> None:
+        publish_successor(self.task, self._request, self._header, wait_ms, abandoned)
 
     def send(self, value: Any) -> None:
         if self.can_wait:

@@ -125,6 +125,7 @@ class _Execution:
                 horizon_ms=options.horizon_ms,
                 max_crashes=options.max_crashes,
                 payload=message.payload,
+                abandoned=message.abandoned,
             )
         except StoreUnavailable as error:
             return self._without_store(error)
@@ -229,7 +230,8 @@ class _Execution:
             logger.error("%s: the outcome could not be recorded: %s", self.message.key, error)
             if outcome.state is State.RETRYING:
                 return  # the retry is in the broker, and whichever runs next is guarded
-            self._successor(outage_wait_ms(self.message.hop, longest_ms=self._longest_ms()))
+            wait_ms = outage_wait_ms(self.message.hop, longest_ms=self._longest_ms())
+            self._successor(wait_ms, self._abandoned)
         if isinstance(settled, Stale):
             self._step_aside(lease, settled, outcome)
 
@@ -381,21 +383,27 @@ class _Execution:
         if not self.message.can_wait:
             raise error
         self._event(Event.DEFERRED, wait=None, error=error)
-        self._publish_or_requeue(outage_wait_ms(self.message.hop, longest_ms=self._longest_ms()))
+        wait_ms = outage_wait_ms(self.message.hop, longest_ms=self._longest_ms())
+        self._publish_or_requeue(wait_ms, self._abandoned)
         raise Drop
+
+    @property
+    def _abandoned(self) -> tuple[str, ...]:
+        """Deliveries that leave the job to a successor, and may still hold it in the record."""
+        return (*self.message.abandoned, self.delivery)
 
     # --- publishing -----------------------------------------------------------------------
 
-    def _successor(self, wait_ms: int) -> NoReturn:
+    def _successor(self, wait_ms: int, abandoned: tuple[str, ...] = ()) -> NoReturn:
         """Leave the job to a successor of this message."""
         if not self.message.can_wait:
             raise LeaseLost(self.message.key, self.options.lease_ms / 1_000, 0.0)
-        self._publish_successor(wait_ms)
+        self._publish_successor(wait_ms, abandoned)
         raise Drop
 
-    def _publish_successor(self, wait_ms: int) -> None:
+    def _publish_successor(self, wait_ms: int, abandoned: tuple[str, ...] = ()) -> None:
         self._event(Event.DEFERRED, wait=wait_ms / 1_000)
-        self._publish_or_requeue(wait_ms)
+        self._publish_or_requeue(wait_ms, abandoned)
         try:
             self.store.advance(
                 self.message.key,
@@ -406,9 +414,9 @@ class _Execution:
         except StoreUnavailable as error:  # only older copies are not recognised as such
             logger.warning("%s: %s", self.message.key, error)
 
-    def _publish_or_requeue(self, wait_ms: int) -> None:
+    def _publish_or_requeue(self, wait_ms: int, abandoned: tuple[str, ...] = ()) -> None:
         try:
-            self.message.defer(wait_ms)
+            self.message.defer(wait_ms, abandoned)
         except Exception as error:
             self._requeue("its successor could not be published", error)
 

@@ -63,6 +63,11 @@ class Message(Protocol):
         ...
 
     @property
+    def abandoned(self) -> tuple[str, ...]:
+        """Deliveries of its forerunners that are over, though the store may not know it."""
+        ...
+
+    @property
     def has_key(self) -> bool:
         """Whether other jobs can share the key."""
         ...
@@ -109,8 +114,8 @@ class Message(Protocol):
         """Return the error with which an execution that has not ended its job is left."""
         ...
 
-    def defer(self, wait_ms: int) -> None:
-        """Publish a successor of this message, one hop on."""
+    def defer(self, wait_ms: int, abandoned: tuple[str, ...] = ()) -> None:
+        """Publish a successor of this message, one hop on, that names *abandoned* deliveries."""
         ...
 
     def send(self, value: Any) -> None:

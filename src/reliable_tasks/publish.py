@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from celery.canvas import maybe_signature
@@ -31,7 +31,9 @@ _PICKLE = {"pickle", "application/x-python-serialize"}
 _HOPELESS = (SerializationError, TypeError, ValueError, LookupError, ReliableTasksError)
 
 
-def publish_successor(task: Any, request: Any, header: Header, wait_ms: int) -> None:
+def publish_successor(
+    task: Any, request: Any, header: Header, wait_ms: int, abandoned: Sequence[str] = ()
+) -> None:
     """
     Publish the same message again, one hop on, to be run in *wait_ms*.
 
@@ -40,12 +42,13 @@ def publish_successor(task: Any, request: Any, header: Header, wait_ms: int) -> 
         request: Its `celery.app.task.Context`.
         header: The message's own header, or one made for it.
         wait_ms: Milliseconds; whole seconds where the queue takes no less.
+        abandoned: Deliveries that are over, though the store may not have heard of it.
     """
     successor = task.signature_from_request(
         request,
         countdown=_countdown(task.app, request, wait_ms),
         retries=request.retries,
-        headers={**(request.headers or {}), NAME: header.next_hop().encode()},
+        headers={**(request.headers or {}), NAME: header.next_hop(abandoned).encode()},
         add_to_parent=False,
         **shown_arguments(request),
     )

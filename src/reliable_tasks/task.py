@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from threading import current_thread, main_thread
 from time import sleep
@@ -192,8 +193,8 @@ class IdempotentTask(Task):
             warn_of_other_store(header.store_id, self.place)
         if header is None or (header.key_digest is None and self.guard_options.idempotency_key):
             made = self._header_of(args, kwargs, request.id, None)
-            header = made if header is None else Header(
-                request.id, made.key_digest, made.payload_digest, header.hop, header.store_id
+            header = made if header is None else replace(
+                header, key_digest=made.key_digest, payload_digest=made.payload_digest
             )  # fmt: skip
         if header.key_digest is None:
             key = message_key(self.record_prefix, self.name, request.id)

@@ -26,6 +26,7 @@ class Letter:
         retries: Celery's count.
         hop: Successors before this one.
         due_us: Not executed earlier.
+        abandoned: Deliveries that left the job to it.
     """
 
     job: str
@@ -37,6 +38,7 @@ class Letter:
     retries: int = 0
     hop: int = 0
     due_us: int = 0
+    abandoned: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.job}(retries={self.retries}, hop={self.hop})"

@@ -64,6 +64,7 @@ class Delivery:
         self.message = letter = held.letter
         self.key, self.job, self.payload = letter.key, letter.job, letter.payload
         self.retries, self.hop, self.has_key = letter.retries, letter.hop, letter.has_key
+        self.abandoned = letter.abandoned
         self.carries = self.carries_errors = letter.carries
         self.lease: Lease | None = None
         self.token = self.effects = self.answered_us = 0
@@ -99,7 +100,9 @@ class Delivery:
             self.sleep(1.0)
             raise GivesUp
         due_us = self.world.clock.now_us() + round(wait * 1_000_000)
-        self.world.publish(replace(self.message, retries=self.retries + 1, hop=0, due_us=due_us))
+        self.world.publish(
+            replace(self.message, retries=self.retries + 1, hop=0, due_us=due_us, abandoned=())
+        )
         self._retried_in_ms = round(wait * 1_000)
         raise PublishedRetry
 
@@ -176,12 +179,14 @@ class Delivery:
     def ending(self, error: BaseException | None) -> BaseException | None:
         return error
 
-    def defer(self, wait_ms: int) -> None:
+    def defer(self, wait_ms: int, abandoned: tuple[str, ...] = ()) -> None:
         self.step("publish")
         if "publish" in self.world.outages:
             raise BrokerDown
         due_us = self.world.clock.now_us() + wait_ms * 1_000
-        self.world.publish(replace(self.message, hop=self.hop + 1, due_us=due_us))
+        self.world.publish(
+            replace(self.message, hop=self.hop + 1, due_us=due_us, abandoned=abandoned)
+        )
 
     def send(self, value: Any) -> None:
         self._send("S")

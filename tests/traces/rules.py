@@ -227,6 +227,17 @@ def repeat() -> Any:
 
 
 @rule
+def abandoned() -> Any:
+    """An execution that is over, and could not say so, is no death."""
+    claim = decisions.claim
+
+    def claims(record: Any, ask: Any, now_us: int) -> Any:
+        return claim(record, replace(ask, abandoned=()), now_us)
+
+    return mock.patch.object(decisions, "claim", claims)
+
+
+@rule
 def drain() -> Any:
     """A deploy that was announced is no crash."""
     return mock.patch.object(decisions, "drain", return_value=None)

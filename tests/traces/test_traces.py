@@ -493,6 +493,47 @@ def test_a_claim_may_be_repeated(play: Play) -> None:
         world.ends()
 
 
+@protects("abandoned", breaks="quarantined without its deaths")
+def test_a_claim_that_was_never_answered_is_no_death(play: Play) -> None:
+    """A lease that its execution never heard of is free, however often in a row."""
+    with play(max_crashes=2) as world:
+        worker = world.workers[0]
+        world.calls("a")
+        for _ in range(4):
+            worker.store.answers_too_late.add("claim")
+            worker.takes().finishes()
+            world.elapse()
+        world.ends()
+
+
+@protects("abandoned", breaks="a waits for nobody")
+def test_a_claim_that_was_never_answered_is_not_waited_for(play: Play) -> None:
+    """Its successor runs at once, though the lease that nobody holds is not over."""
+    with play() as world:
+        worker = world.workers[0]
+        world.calls("a")
+        worker.store.answers_too_late.add("claim")
+        worker.takes().finishes()
+        world.elapse(2)
+        if worker.takes().until("effect", "publish").ahead == "publish":
+            raise Broken("a waits for nobody")
+        world.ends()
+
+
+def test_an_abandoned_delivery_frees_no_lease_but_its_own() -> None:
+    """Copies of one successor exclude each other, though they name the same delivery."""
+    with World() as world:
+        first, second, _ = world.workers
+        world.calls("a")
+        first.store.answers_too_late.add("claim")
+        first.takes().finishes()
+        world.elapse(2)
+        first.takes().until("effect")
+        world.restores(first)
+        second.takes().until("publish")
+        world.ends()
+
+
 @protects("pubsafe", breaks="a is lost")
 def test_callbacks_that_cannot_be_sent_end_no_job(play: Play) -> None:
     """A broker that is down after the record leaves the job done and the message where it was."""

@@ -172,6 +172,7 @@ class World:
             history.broken.append(f"the tokens of {key} do not rise")
         history.tokens[key] = token
         live = before is not None and self.place.now_ms() < before.until_ms
+        live = live and before.delivery not in run.abandoned
         if before is not None and live and before.state == State.RUNNING:
             history.broken.append(f"{key} has two live leases")
         if before is not None and live and before.state == State.RETRYING:

@@ -85,6 +85,8 @@ class FakeMessage:
     longest_wait_ms: int | None = None
     broken: dict[str, Any] = field(default_factory=dict)
     deferred: list[int] = field(default_factory=list)
+    abandoned: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     sent: list[Any] = field(default_factory=list)
     runs: int = 0
     retried: bool = False
@@ -111,8 +113,9 @@ class FakeMessage:
     def ending(self, error: BaseException | None) -> BaseException | None:
         return NotYet() if self.retried and error is None else error
 
-    def defer(self, wait_ms: int) -> None:
+    def defer(self, wait_ms: int, abandoned: tuple[str, ...] = ()) -> None:
         self._attempt("defer")
+        self.names = abandoned
         self.deferred.append(wait_ms)
 
     def send(self, value: Any) -> None:
@@ -720,6 +723,41 @@ def test_without_a_store_it_may_run_unguarded(bench: Bench) -> None:
     assert bench.told == [Event.UNGUARDED]
     assert bench.store.asked == ["claim"]
     leases[0].check()
+
+
+def test_a_successor_names_the_claims_that_were_never_answered(bench: Bench) -> None:
+    """Its own, and those that it was told of, so that none of them counts as a death."""
+    bench.store.down["claim"] = 1
+    message = FakeMessage(abandoned=("12",))
+    with pytest.raises(Drop):
+        bench.execute(message)
+
+    assert message.names[0] == "12"
+    assert len(message.names) == 2
+    assert bench.execute(FakeMessage(hop=1, abandoned=message.names)) == "value"
+
+
+def test_a_successor_names_an_execution_that_was_not_recorded(bench: Bench) -> None:
+    """The process lives: however often its outcome finds no store, that is no death."""
+    names: tuple[str, ...] = ()
+    for hop in range(3):
+        bench.store.down["settle"] = float("inf")
+        message = FakeMessage(hop=hop, abandoned=names)
+        with pytest.raises(Drop):
+            bench.execute(message, max_crashes=1)
+        names = message.names
+    bench.store.down.clear()
+
+    assert bench.execute(FakeMessage(hop=3, abandoned=names), max_crashes=1) == "value"
+
+
+def test_a_successor_that_only_waits_names_nobody(bench: Bench) -> None:
+    """What was asked before an answer came is settled by the answer."""
+    bench.held("a")
+    message = FakeMessage(abandoned=("12",))
+    with pytest.raises(Drop):
+        bench.execute(message)
+    assert message.names == ()
 
 
 def test_without_a_store_and_a_queue_the_outage_is_raised(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reliable_tasks.core.header import FORMAT, MAX_HOP, NAME, Header
+from reliable_tasks.core.header import FORMAT, MAX_ABANDONED, MAX_HOP, NAME, Header
 
 DIGEST = "AbCdEfGhIjKlMnOpQr-_09"
 GOOD: list[Any] = [1, "id-1", DIGEST, DIGEST, 2, "redis:1"]
@@ -40,6 +40,29 @@ def test_next_hop() -> None:
     header = Header("id-1", DIGEST, None, 3, "s")
     assert header.next_hop() == Header("id-1", DIGEST, None, 4, "s")
     assert header.hop == 3
+
+
+def test_next_hop_names_what_was_abandoned() -> None:
+    """Only the next message names it, as one more field; of many the last."""
+    header = Header("id-1", DIGEST, None, 3, "s").next_hop(["12", "34"])
+    assert header.encode() == [1, "id-1", DIGEST, None, 4, "s", ["12", "34"]]
+    assert Header.parse(json.loads(json.dumps(header.encode())), "id-1") == header
+    assert header.next_hop().abandoned == ()
+
+    many = [str(number) for number in range(MAX_ABANDONED + 1)]
+    assert header.next_hop(many).abandoned == tuple(many[1:])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 5, "12", {"12": 1}, [12], [""], ["1" * 65], [["1"]], ["1"] * (MAX_ABANDONED + 1)],
+)
+def test_malformed_abandoned_deliveries_are_none(value: object) -> None:
+    """They spare a crash at most: the rest of the header is believed without them."""
+    parsed = Header.parse([*GOOD, value], "id-1")
+    assert parsed == Header.parse(GOOD, "id-1")
+    assert parsed is not None
+    assert parsed.abandoned == ()
 
 
 def test_another_messages_header_is_not_trusted() -> None:

@@ -1,22 +1,26 @@
 """
 The one header that the library adds to a message.
 
-On the wire it is a list: ``[format, task id, key digest, payload digest, hop, store id]``.
+On the wire it is a list: ``[format, task id, key digest, payload digest, hop, store id]``, and in
+a successor that was published while the store was silent, a list of abandoned deliveries.
 It is made once, at publish, and trusted only for the task id that it names: users forward
 ``self.request.headers`` to other tasks, and another message's key must not come along.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-__all__ = ("FORMAT", "MAX_HOP", "MAX_STORE_ID_LENGTH", "NAME", "Header")
+__all__ = ("FORMAT", "MAX_ABANDONED", "MAX_HOP", "MAX_STORE_ID_LENGTH", "NAME", "Header")
 
 NAME: Final = "reliable_tasks"
 FORMAT: Final = 1
 MAX_HOP: Final = 2**53 - 1  # what Lua and JSON parsers elsewhere count exactly
 MAX_STORE_ID_LENGTH: Final = 256  # characters
+MAX_DELIVERY_LENGTH: Final = 64  # characters
+MAX_ABANDONED: Final = 16  # those of some ten minutes without a store
 
 _FIELDS = 6
 _DIGEST_LENGTH = 22
@@ -36,6 +40,8 @@ class Header:
             that replaced another, whose own retries begin at 0, the other's `records.line_of` too.
         store_id: Where the producer expects the record; None: unknown.
         format: Version of the layout.
+        abandoned: Deliveries of the message's forerunners that are over, though the store may not
+            have heard of it.
     """
 
     task_id: str
@@ -44,10 +50,11 @@ class Header:
     hop: int = 0
     store_id: str | None = None
     format: int = FORMAT
+    abandoned: tuple[str, ...] = ()
 
-    def encode(self) -> list[int | str | None]:
+    def encode(self) -> list[int | str | list[str] | None]:
         """Give the list that goes into the message."""
-        return [
+        fields: list[int | str | list[str] | None] = [
             self.format,
             self.task_id,
             self.key_digest,
@@ -55,12 +62,11 @@ class Header:
             self.hop,
             self.store_id,
         ]
+        return [*fields, list(self.abandoned)] if self.abandoned else fields
 
-    def next_hop(self) -> Header:
-        """Give the header of a successor of this message."""
-        return Header(
-            self.task_id, self.key_digest, self.payload_digest, self.hop + 1, self.store_id
-        )
+    def next_hop(self, abandoned: Sequence[str] = ()) -> Header:
+        """Give the header of a successor of this message, which names the last of *abandoned*."""
+        return replace(self, hop=self.hop + 1, abandoned=tuple(abandoned[-MAX_ABANDONED:]))
 
     @classmethod
     def parse(cls, value: Any, task_id: str) -> Header | None:
@@ -88,7 +94,18 @@ class Header:
             return None
         if not (_is_digest(key) and _is_digest(payload) and _is_store_id(store)):
             return None
-        return cls(named, key, payload, hop, store)
+        return cls(named, key, payload, hop, store, abandoned=_abandoned(value[_FIELDS:]))
+
+
+def _abandoned(further: Sequence[Any]) -> tuple[str, ...]:
+    """Return the deliveries that the first of the *further* fields names, or none."""
+    named = further[0] if further else ()
+    is_list = isinstance(named, list | tuple) and len(named) <= MAX_ABANDONED
+    return tuple(named) if is_list and all(map(_is_delivery, named)) else ()
+
+
+def _is_delivery(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_DELIVERY_LENGTH
 
 
 def _is_digest(value: object) -> bool:

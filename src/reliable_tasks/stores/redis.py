@@ -87,9 +87,12 @@ class RedisStore:
         horizon_ms: int,
         max_crashes: int,
         payload: str = "",
+        abandoned: Sequence[str] = (),
     ) -> Answer:
-        arguments = _terms(lease_ms, horizon_ms, max_crashes) + pack(delivery, job, line, payload)
-        return _answer(self._channel.run(self._claim, key, arguments, 7))
+        arguments = _terms(lease_ms, horizon_ms, max_crashes) + pack(
+            delivery, job, line, payload, *abandoned
+        )
+        return _answer(self._channel.run(self._claim, key, arguments, 7 + len(abandoned)))
 
     def renew(
         self, leases: Sequence[tuple[str, int]], *, lease_ms: int, horizon_ms: int

@@ -16,7 +16,7 @@ the store's own present.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -71,6 +71,7 @@ OUTCOMES = st.one_of(
     ),
 )
 ORDERS = ("forget", "scan", "scan", "reserve", "reserve", "reserve", "newer release")
+NAMED = st.sampled_from([(), (), (0,), (0, 1), (2, 1)])
 RECENT = st.sampled_from([0, 0, 0, 1, 2, 3])
 
 
@@ -128,10 +129,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         name=KEYS, job=JOBS, line=LINES, lease_ms=LEASES, horizon_ms=HORIZONS, limit=LIMITS,
-        payload=PAYLOADS,
+        payload=PAYLOADS, names=NAMED,
     )  # fmt: skip
-    def claim(self, name: str, job: str, **terms: Any) -> None:
-        """A new delivery asks."""
+    def claim(self, name: str, job: str, *, names: Sequence[int] = (), **terms: Any) -> None:
+        """A new delivery asks, and may name earlier ones as over."""
+        terms["abandoned"] = [self.deliveries[-1 - at] for at in names if at < len(self.deliveries)]
         self.deliveries.append(f"delivery-{len(self.deliveries)}")
         self._claim(name, self.deliveries[-1], job, **terms)
 
@@ -184,6 +186,7 @@ class StoreMachine(RuleBasedStateMachine):
         horizon_ms: int,
         limit: int,
         payload: str,
+        abandoned: Sequence[str] = (),
     ) -> None:
         def ask(store: Store) -> Any:
             return store.claim(
@@ -195,6 +198,7 @@ class StoreMachine(RuleBasedStateMachine):
                 horizon_ms=horizon_ms,
                 max_crashes=limit,
                 payload=payload,
+                abandoned=abandoned,
             )
 
         self._settle_down(lease_ms)  # a replay of just now counts for one lease

@@ -1,6 +1,7 @@
 -- claim: may this delivery of a job run? One atomic step; see core/decisions.py for the table.
 -- KEYS[1] the record
 -- ARGV[1] lease, ms  [2] horizon, ms  [3] max_crashes  [4] delivery  [5] job  [6] line  [7] payload
+--     [8...] earlier deliveries of the job that are over, if there are any
 -- Returns {1, token, crashes} granted         {2, remaining ms, same job, newer} busy
 --         {3, state, same job, replays, retention left in ms, outcome or nil} finished
 --         {4, reason} superseded    {5, crashes} poisoned    {6} reused    {7} unreadable
@@ -64,6 +65,13 @@ local function grant()
   return start(true, fresh, math.max(best, line), crashes)
 end
 
+local function is_abandoned(by)
+  for i = 8, #ARGV do
+    if ARGV[i] == by then return true end
+  end
+  return false
+end
+
 if not string.find("URTIDFQ", state, 1, true) or #state ~= 1 then return { 7 } end
 
 -- the job itself: closed, older, ended
@@ -87,6 +95,7 @@ end
 if fact.closed then return { 4, "closed" } end
 if line < fact.line then return { 4, "older" } end
 if fact.ended ~= "" then
+  if fact.replays > 0 and is_abandoned(fact.delivery) then fact.replays = fact.replays - 1 end
   if fact.replays >= max_crashes then -- the last replay may still be at work
     local at = fact.at or tonumber(redis.call("HGET", key, "m") or 0)
     if at + lease_ms > now_ms then return { 2, at + lease_ms - now_ms, 1, 0 } end
@@ -105,6 +114,7 @@ end
 -- the key: its state decides for a job that has not ended
 local left_ms = tonumber(till or 0) - now_ms
 local live = left_ms > 0
+local runs = state == "R" and not is_abandoned(last)
 if state == "Q" then return { 5, crashes } end
 if live and not same and state ~= "U" and state ~= "I" then
   if paid and payload ~= "" and paid ~= payload then return { 6 } end
@@ -112,11 +122,11 @@ if live and not same and state ~= "U" and state ~= "I" then
     return { 3, state, 0, 0, left_ms, redis.call("HGET", key, "o") }
   end
 end
-if live and (state == "R" or (state == "T" and not same)) then
+if live and (runs or (state == "T" and not same)) then
   local newer = same and retries > tonumber(ran or 0)
   return { 2, left_ms, same and 1 or 0, newer and 1 or 0 }
 end
-if state == "R" and not drained then
+if runs and not drained then
   suspects = suspects and (suspects .. "," .. token) or token
   crashes = crashes + 1
   redis.call("HSET", key, "x", suspects)

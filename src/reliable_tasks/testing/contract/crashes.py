@@ -17,6 +17,7 @@ from reliable_tasks.core.store import Store
 from reliable_tasks.testing.contract.support import (
     HOP,
     KEEP_MS,
+    LEASE_MS,
     RETRY,
     SOON_MS,
     Elapse,
@@ -60,6 +61,44 @@ class Crashes(Fixtures):
         key.lapse()
 
         assert key.claim(max_crashes=2) == Granted(key.record.token, 1)
+
+    @pytest.mark.parametrize("is_over", [False, True])
+    def test_an_abandoned_execution_is_no_death(self, key: OneKey, is_over: bool) -> None:
+        """What a delivery holds that is over by its successor's word is free at once."""
+        token = key.start(delivery="12", lease_ms=SOON_MS if is_over else LEASE_MS)
+        if is_over:
+            key.elapse(ms=2 * SOON_MS)
+
+        answer = key.claim(line=HOP, max_crashes=1, abandoned=("7", "12"))
+        assert answer == Granted(key.record.token, 0)
+        assert key.record.token > token
+        assert key.settle(token) == Stale(drop=True)
+
+    def test_nobody_else_is_abandoned(self, key: OneKey) -> None:
+        """Only the very delivery that is named is over, not one with a similar name."""
+        key.start(delivery="12")
+        for names in ((), ("1", "2", "123", "", "1,12", "12 "), ("successor",)):
+            assert busy(key.claim(line=HOP, abandoned=names)) == (True, False)
+
+        key.claim(line=HOP, abandoned=("12",), delivery="successor")
+        assert busy(key.claim(line=HOP, abandoned=("12",))) == (True, False)
+
+    def test_an_abandoned_delivery_that_runs_late_is_older(self, key: OneKey) -> None:
+        """A question that reaches the store after the successor's own is dropped."""
+        key.start(line=HOP, abandoned=("late",))
+
+        assert key.claim(delivery="late") == Superseded("older")
+
+    @pytest.mark.parametrize("other_came", [False, True])
+    def test_an_abandoned_replay_is_no_death(self, key: OneKey, other_came: bool) -> None:
+        """A copy that was answered and did not hear it is not counted."""
+        key.run(data=b"result")
+        if other_came:
+            key.run("other")
+        for number in range(3):
+            answer = key.claim(delivery=str(number), max_crashes=1, abandoned=(str(number - 1),))
+            assert answer == Finished(State.DONE, b"result", same_job=True, replays=1)
+        assert busy(key.claim(max_crashes=1, abandoned=("0",))) == (True, False)
 
     def test_a_quarantined_record_stays(self, key: OneKey) -> None:
         """A quarantine ends when an operator says so, not by itself."""

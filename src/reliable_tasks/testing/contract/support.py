@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
@@ -70,6 +70,7 @@ class OneKey:
         horizon_ms: int = HORIZON_MS,
         max_crashes: int = 3,
         payload: str = "",
+        abandoned: Sequence[str] = (),
     ) -> Answer:
         """Ask for *job*, with a new delivery if none is given."""
         return self.store.claim(
@@ -81,6 +82,7 @@ class OneKey:
             horizon_ms=horizon_ms,
             max_crashes=max_crashes,
             payload=payload,
+            abandoned=abandoned,
         )
 
     def start(self, job: str = "job", line: int = 0, **terms: Any) -> int:
