@@ -110,8 +110,13 @@ class Schedule:
         if worker.ahead in ("claim", "settle", "close", "advance"):
             step = worker.ahead
             yield from self._once("lost reply", lambda: worker.store.loses_reply_to.add(step))
-            if step != "claim":  # a lease that nobody knows of counts as a death
-                yield from self._once("late reply", lambda: worker.store.answers_too_late.add(step))
+            yield from self._once("late reply", lambda: self._answer_late(worker, step))
+
+    def _answer_late(self, worker: Worker, step: str) -> None:
+        assert worker.run is not None
+        if step == "claim":  # a copy that is no successor does not know that the lease is nobody's
+            self.world.history.deaths[worker.run.key] += 1
+        worker.store.answers_too_late.add(step)
 
     def _shut_down(self, worker: Worker) -> None:
         assert worker.run is not None
