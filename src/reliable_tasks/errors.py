@@ -138,7 +138,7 @@ class LeaseLost(ReliableTasksError):
             f"lost the lease on {self.key!r}: it lasts {self.lease:g} s and was not renewed for "
             f"{self.silent_for:.1f} s. Another execution may have taken over, and the outcome of "
             "this one will not be stored. Lengthen lease_seconds if the process can pause that "
-            "long."
+            "long, or max_run if the job may take that long."
         )
 
 

@@ -93,7 +93,8 @@ class Lease:
         Do nothing while the lease is held; call it before an effect that must not be doubled.
 
         Costs nothing unless the process was paused so long that the lease may
-        have ended: then the store is asked.
+        have ended: then the store is asked, which renews the lease if nobody took
+        over. Beyond max_run nothing renews it: once it has ended, it is lost.
 
         Raises:
             LeaseLost: Another execution may have taken over. Stop; what this one
@@ -101,7 +102,7 @@ class Lease:
         """
         if self._store is None or (not self.lost and self.remaining > 0):
             return
-        if not self.lost:
+        if not self.lost and not self.is_past_max_run:
             self._ask(self._store)
         if self.lost or self.remaining <= 0:
             raise LeaseLost(self.key, self._lease_ms / 1_000, monotonic() - self._renewed_at)

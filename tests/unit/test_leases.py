@@ -147,7 +147,7 @@ def test_check_costs_nothing_while_the_lease_lasts(store: CountingStore) -> None
 
 def test_a_pause_alone_is_no_loss(store: CountingStore) -> None:
     """After a pause past the lease, check asks the store, and goes on if nobody took over."""
-    lease = take(store, asked_at=-1e6)
+    lease = take(store, asked_at=-1e6, max_run_ms=2**50)
     assert lease.remaining < 0
 
     lease.check()
@@ -156,9 +156,20 @@ def test_a_pause_alone_is_no_loss(store: CountingStore) -> None:
     assert lease.remaining > 0
 
 
+def test_check_renews_nothing_past_max_run(store: CountingStore) -> None:
+    """A lease that has run its time is lost when it ends, though nobody took over yet."""
+    lease = take(store, lease_ms=60_000, max_run_ms=0)
+    lease.check()
+
+    lease = take(store, "past", asked_at=-1e6)
+    with pytest.raises(LeaseLost, match="max_run"):
+        lease.check()
+    assert store.renewals == []
+
+
 def test_check_without_a_store_is_no_proof(store: CountingStore) -> None:
     """A lease that may have ended and cannot be asked for counts as lost."""
-    lease = take(store, asked_at=-1e6)
+    lease = take(store, asked_at=-1e6, max_run_ms=2**50)
     store.is_down = True
 
     with pytest.raises(LeaseLost):
