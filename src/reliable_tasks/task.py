@@ -25,7 +25,7 @@ from reliable_tasks.core.keys import (
     record_key,
 )
 from reliable_tasks.core.records import HOPS_PER_RETRY, line_of
-from reliable_tasks.core.settings import DEFAULTS, Options, read
+from reliable_tasks.core.settings import DEFAULTS, Options, check_spelling, read
 from reliable_tasks.core.store import Store
 from reliable_tasks.deadletter import shelf_name
 from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result
@@ -113,12 +113,14 @@ class IdempotentTask(Task):
         run = inspect.getattr_static(cls, "run")
         if run is not inspect.getattr_static(Task, "run"):
             _check_names(options, _signature_of(run))
+        _check_spelling(cls)
         _check_acknowledgement(cls)
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
         """Check what the app's settings and annotations have added."""
         super().on_bound(app)
+        _check_spelling(cls)
         _check_acknowledgement(cls)
         if cls.track_started:  # the guard says it: a copy that does not run has not started
             cls.tells_started, cls.track_started = True, False
@@ -472,6 +474,15 @@ def _check_names(options: Options, signature: inspect.Signature) -> None:
         check_names(options.idempotency_key, signature)
     if options.same_payload is not None:
         check_names(options.same_payload, signature, option="same_payload")
+
+
+def _check_spelling(cls: type) -> None:
+    check_spelling(set(dir(cls)).difference(dir(IdempotentTask)), (*DEFAULTS, "store_url"))
+    if inspect.getattr_static(cls, "lease") is not vars(IdempotentTask)["lease"]:
+        raise ConfigurationError(
+            "lease: expected lease_seconds for its length, got lease, which is the lease itself "
+            "while a task runs"
+        )
 
 
 _ACKNOWLEDGEMENT = {"acks_late": True, "reject_on_worker_lost": True, "retry_on_worker_lost": False}

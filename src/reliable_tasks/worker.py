@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.utils.text import match_case
 
 from reliable_tasks.core.settings import DEFAULTS
 from reliable_tasks.errors import ConfigurationError
@@ -45,7 +46,7 @@ def check(app: Any) -> None:
             tasks has no store, or a setting answers duplicates before the guard
             is asked.
     """
-    check_names(app.conf)
+    check_names(app.conf, app.namespace)
     guarded = [task for task in app.tasks.values() if isinstance(task, IdempotentTask)]
     if not guarded:
         return
@@ -59,18 +60,33 @@ def check(app: Any) -> None:
         task.guard_options, task.records, task.record_prefix  # noqa: B018 - each raises if it is wrong
 
 
-def check_names(settings: Iterable[str]) -> None:
+def check_names(settings: Iterable[str], namespace: str | None = None) -> None:
     """
-    Refuse a ``reliable_tasks_`` setting that means nothing, which would silently do nothing.
+    Refuse a ``reliable_tasks_`` setting that means nothing, or that Celery does not read.
+
+    Args:
+        settings: Their names.
+        namespace: What `config_from_object` was given. Celery reads names that begin with it in
+            capitals if it is, and names without it in small letters only.
 
     Raises:
-        ConfigurationError: A name is unknown.
+        ConfigurationError: A name is unknown, or in the wrong case.
     """
+    first = f"{namespace.rstrip('_')}_" if namespace else ""
     for name in settings:
-        option = name.lower().removeprefix(PREFIX)
-        if name.lower() != option and option not in KNOWN:
+        bare = name.lower().removeprefix(first.lower())
+        option = bare.removeprefix(PREFIX)
+        if option == bare:
+            continue  # not ours
+        if option not in KNOWN or name not in (PREFIX + option, _written(option, first)):
             near = difflib.get_close_matches(option, KNOWN, n=1)
-            advice = f" Did you mean {PREFIX}{near[0]}?" if near else ""
+            advice = f" Did you mean {_written(near[0], first)}?" if near else ""
             raise ConfigurationError(
-                f"{name}: expected {PREFIX} with one of {', '.join(KNOWN)}; got {option!r}.{advice}"
+                f"{name}: expected {_written('', first)} with one of {', '.join(KNOWN)}; "
+                f"got {option!r}.{advice}"
             )
+
+
+def _written(option: str, first: str) -> str:
+    """Return the setting of an option as it stands among those that begin with *first*."""
+    return str(match_case(first + PREFIX + option, first))

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from reliable_tasks.core.settings import read
+from reliable_tasks.core.settings import DEFAULTS, check_spelling, read
 from reliable_tasks.errors import ConfigurationError
 
 
@@ -73,3 +73,29 @@ def test_what_cannot_work_is_refused(given: dict[str, object], expected: str) ->
     """A wrong value, or two that contradict one another, is named with what was expected."""
     with pytest.raises(ConfigurationError, match=expected):
         read(given)
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("retension", "retention"), ("lease_second", "lease_seconds"),
+        ("lease_secs", "lease_seconds"), ("idempotent_key", "idempotency_key"),
+        ("max_crash", "max_crashes"), ("when_fails", "when_failed"), ("max_runs", "max_run"),
+        ("redelivery_horizons", "redelivery_horizon"), ("same_payloads", "same_payload"),
+    ],
+)  # fmt: skip
+def test_a_slip_is_refused(slip: str, meant: str) -> None:
+    """A misspelt option would silently do nothing, so the one that was meant is named."""
+    with pytest.raises(ConfigurationError, match=f"^{slip}: expected {meant}, got {slip}"):
+        check_spelling(["shop", slip], tuple(DEFAULTS))
+
+
+def test_attributes_of_a_users_own_are_left_alone() -> None:
+    """A class may have what it likes beside the options, related words among them."""
+    own = [
+        "shop", "leases", "store_id", "stored", "score", "retries", "retention_days", "attention",
+        "key", "payload", "max_rows", "max_retries", "max_results", "when", "when_paid", "horizon",
+        "running", "bytes", "idempotent", "crashes", "max_turns", "detention_note",
+    ]  # fmt: skip
+    check_spelling(own, tuple(DEFAULTS))
+    check_spelling(DEFAULTS, tuple(DEFAULTS))

@@ -276,6 +276,9 @@ class TestOptions:
             ({"lease_seconds": 0}, "lease_seconds: expected seconds"),
             ({"max_crashes": 0}, "max_crashes: expected a whole number"),
             ({"when_running": "wait"}, "when_running: expected one of"),
+            ({"retension": 5}, "retension: expected retention, got retension"),
+            ({"store_uri": "redis://"}, "store_uri: expected store_url"),
+            ({"lease": 5}, "lease: expected lease_seconds"),
         ],
         ids=str,
     )
@@ -285,6 +288,17 @@ class TestOptions:
         """What cannot work is refused where it is written, with what was expected."""
         with pytest.raises(ConfigurationError, match=words):
             make(app, **options).name  # noqa: B018 - Celery declares at the first use
+
+    def test_a_slip_is_refused_wherever_it_comes_from(self, app: Celery) -> None:
+        """A class, a mixin and an annotation are read for misspelt options like the decorator."""
+        with pytest.raises(ConfigurationError, match="lease_second: expected lease_seconds"):
+            type("Slow", (IdempotentTask,), {"lease_second": 60})
+        with pytest.raises(ConfigurationError, match="max_crash: expected max_crashes"):
+            type("Tried", (type("Mixin", (), {"max_crash": 5}), IdempotentTask), {})
+
+        app.conf.task_annotations = {"*": {"retension": 5}}
+        with pytest.raises(ConfigurationError, match="retension: expected retention"):
+            make(app).name  # noqa: B018 - Celery declares at the first use
 
     def test_acknowledgement_cannot_be_annotated_away(self, app: Celery) -> None:
         """An annotation that would lose jobs is refused too."""

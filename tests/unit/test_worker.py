@@ -73,6 +73,46 @@ def test_a_misspelt_setting_is_refused(app: Celery) -> None:
         check(app)
 
 
+@pytest.mark.parametrize(
+    ("namespace", "name", "meant"),
+    [
+        ("CELERY", "CELERY_RELIABLE_TASKS_RETENSION", "CELERY_RELIABLE_TASKS_RETENTION"),
+        ("CELERY", "reliable_tasks_retension", "CELERY_RELIABLE_TASKS_RETENTION"),
+        ("CELERY", "RELIABLE_TASKS_RETENTION", "CELERY_RELIABLE_TASKS_RETENTION"),
+        ("CELERY", "celery_reliable_tasks_retention", "CELERY_RELIABLE_TASKS_RETENTION"),
+        ("shop_", "shop_reliable_tasks_retension", "shop_reliable_tasks_retention"),
+        (None, "RELIABLE_TASKS_RETENTION", "reliable_tasks_retention"),
+    ],
+)
+def test_a_setting_that_celery_would_not_read_is_refused(
+    app: Celery, namespace: str | None, name: str, meant: str
+) -> None:
+    """In a settings file with a namespace, too: misspelt, or in capitals where Celery has none."""
+    app.config_from_object({name: 5}, namespace=namespace)
+
+    with pytest.raises(ConfigurationError, match=f"Did you mean {meant}?") as caught:
+        check(app)
+    assert str(caught.value).startswith(f"{name}: expected ")
+    assert app.conf.get("reliable_tasks_retention") is None
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name"),
+    [
+        ("CELERY", "CELERY_RELIABLE_TASKS_RETENTION"),
+        ("CELERY", "reliable_tasks_retention"),
+        ("shop", "shop_reliable_tasks_retention"),
+        (None, "reliable_tasks_retention"),
+    ],
+)
+def test_a_setting_that_celery_reads_passes(app: Celery, namespace: str | None, name: str) -> None:
+    """What passes is what has an effect; other people's settings are no concern of ours."""
+    app.config_from_object({name: 5, "SHOP_RELIABLE": 1, "RETENSION": 2}, namespace=namespace)
+
+    check(app)
+    assert app.conf.get("reliable_tasks_retention") == 5
+
+
 def test_bad_options_of_the_app_are_refused(app: Celery) -> None:
     """An app-wide option is checked like a task's own."""
     guarded(app)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reliable_tasks.core.durations import to_ms
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("DEFAULTS", "Options", "read")
+__all__ = ("DEFAULTS", "Options", "check_spelling", "read")
 
 DAY = 86_400.0
 DEFAULT_MAX_RUN = DAY
+SLIP = 0.85  # how alike two names are, from 0 to 1, of which one is a misspelt other
 HARD_LIMIT_MARGIN = 30.0  # seconds that a child killed at its hard limit may take to end
 
 DEFAULTS: Mapping[str, Any] = {
@@ -109,6 +111,26 @@ def read(given: Mapping[str, Any]) -> Options:
     )
     _check_together(options)
     return options
+
+
+def check_spelling(names: Iterable[str], options: Sequence[str]) -> None:
+    """
+    Refuse a name that is an option's but for a slip, and so would silently do nothing.
+
+    Args:
+        names: What a task class adds to its base.
+        options: The names that mean something.
+
+    Raises:
+        ConfigurationError: A name is nearly one of *options*, and none.
+    """
+    for name in sorted(set(names).difference(options)):
+        near = difflib.get_close_matches(name, options, n=1, cutoff=SLIP)
+        if near:
+            raise ConfigurationError(
+                f"{name}: expected {near[0]}, got {name}. An attribute of your own needs a name "
+                "less like that of an option."
+            )
 
 
 def _check_together(options: Options) -> None:
