@@ -85,8 +85,6 @@ DIED = {"suspects": (1, 2, 3)}
 # the record, and what it answers to the same job's current copy, its older copy, another job
 TABLE: list[tuple[str, Record | None, Answer, Answer, Answer]] = [
     ("none", None, GRANTED, GRANTED, GRANTED),
-    ("queued", record(State.QUEUED, live=LIVE, line=0, retries=0), GRANTED, GRANTED, GRANTED),
-    ("queued, over", record(State.QUEUED, line=0, retries=0), GRANTED, GRANTED, GRANTED),
     ("running", record(State.RUNNING, live=LIVE), COPY_WAITS, OLDER, OTHER_WAITS),
     ("running, over", record(State.RUNNING), TAKEN_OVER, OLDER, TAKEN_OVER),
     ("draining", record(State.RUNNING, live=LIVE, draining=True), COPY_WAITS, OLDER, OTHER_WAITS),
@@ -165,10 +163,9 @@ class TestTable:
             answer = decisions.claim(running, asking(line=line), NOW_US)[1]
             assert answer == replace(COPY_WAITS, newer=newer)
 
-    @pytest.mark.parametrize("state", [State.QUEUED, State.IDLE])
-    def test_a_key_that_nobody_holds_binds_nobody(self, state: State) -> None:
-        """A reservation or a release is no execution whose payload others must share."""
-        before = record(state, live=LIVE, payload="p")
+    def test_a_key_that_nobody_holds_binds_nobody(self) -> None:
+        """A release is no execution whose payload others must share."""
+        before = record(State.IDLE, live=LIVE, payload="p")
 
         assert decisions.claim(before, asking("other", payload="q"), NOW_US)[1] == GRANTED
 
@@ -191,7 +188,7 @@ class TestTable:
 
     def test_a_killed_job_has_no_outcome(self) -> None:
         """Nothing that stood in the record before is taken for the outcome of a killed job."""
-        before = record(State.QUEUED, outcome=b"of long ago")
+        before = record(State.IDLE, outcome=b"of long ago")
 
         assert decisions.end(before, "mine", True, HORIZON_MS, NOW_US).outcome is None
 

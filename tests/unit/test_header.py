@@ -77,7 +77,22 @@ def test_newer_format_is_not_guessed() -> None:
 
 def test_fields_added_later_are_ignored() -> None:
     """A later release may add fields at the end without a new format."""
-    assert Header.parse([*GOOD, "new", {"more": 1}], "id-1") == Header.parse(GOOD, "id-1")
+    newer = [*GOOD, [], 0, "new", {"more": 1}]
+    assert Header.parse(newer, "id-1") == Header.parse(GOOD, "id-1")
+
+
+@pytest.mark.parametrize("turn", [1, MAX_HOP, -1, -MAX_HOP])
+def test_turn_travels(turn: int) -> None:
+    """A message's turn arrives, also in a successor."""
+    header = Header("id-1", turn=turn)
+    assert Header.parse(header.encode(), "id-1") == header
+    assert header.next_hop().turn == turn
+
+
+@pytest.mark.parametrize("value", [None, "1", 1.0, True, MAX_HOP + 1, -MAX_HOP - 1, []])
+def test_malformed_turn_is_none(value: object) -> None:
+    """What is no turn is as none: the rest of the header is believed."""
+    assert Header.parse([*GOOD, [], value], "id-1") == Header.parse(GOOD, "id-1")
 
 
 @pytest.mark.parametrize("hop", [0, MAX_HOP])

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from reliable_tasks.core import reservations
 from reliable_tasks.core.records import (
     MAX_FACTS,
     Answer,
@@ -53,6 +54,7 @@ class Claim:
     max_crashes: int
     payload: str = ""
     abandoned: Sequence[str] = ()
+    turn: int = 0
 
 
 def claim(record: Record | None, ask: Claim, now_us: int) -> tuple[Record, Answer]:
@@ -100,27 +102,42 @@ def _answer_for_job(record: Record, ask: Claim, fact: Fact, now_ms: int) -> Answ
 
 
 def _answer_for_key(record: Record, ask: Claim, now_us: int) -> Answer:
-    """Answer a job that has not ended from the state of the key."""
+    """Answer a job that has not ended from the key: what runs there, later calls, its state."""
+    now_ms = now_us // 1000
+    runs = record.state is State.RUNNING and record.delivery not in ask.abandoned
+    if runs and now_ms < record.until_ms and record.job == ask.job:
+        return _busy(record, ask, now_us)
+    answer = reservations.early_or_replaced(record, ask.job, ask.turn, now_ms)
+    return answer or _answer_by_state(record, ask, runs, now_us)
+
+
+def _answer_by_state(record: Record, ask: Claim, runs: bool, now_us: int) -> Answer:
     same_job = record.job == ask.job
     live = now_us // 1000 < record.until_ms
-    runs = record.state is State.RUNNING and record.delivery not in ask.abandoned
     if record.state is State.QUARANTINED:
         return Poisoned(len(record.suspects))
-    if live and not same_job and record.state not in (State.QUEUED, State.IDLE):
+    if live and not same_job and record.state is not State.IDLE:
         if record.payload and ask.payload and record.payload != ask.payload:
+            reservations.drop(record, ask.job, window=False)
             return Reused()
         if record.state in _ENDED:
+            reservations.drop(record, ask.job, window=False)
             left_ms = record.until_ms - now_us // 1000
             return Finished(State(record.state), record.outcome, same_job=False, left_ms=left_ms)
     if live and (runs or (record.state is State.RETRYING and not same_job)):
-        newer = same_job and retries_of(ask.line) > record.retries
-        return Busy(record.until_ms - now_us // 1000, same_job, newer)
+        return _busy(record, ask, now_us)
     if runs:
         _suspect(record)
     if len(record.suspects) >= ask.max_crashes:
         record.state, record.draining, record.expires_ms = State.QUARANTINED, False, None
         return Poisoned(len(record.suspects))
     return _grant(record, ask, now_us)
+
+
+def _busy(record: Record, ask: Claim, now_us: int) -> Busy:
+    same_job = record.job == ask.job
+    newer = same_job and retries_of(ask.line) > record.retries
+    return Busy(record.until_ms - now_us // 1000, same_job, newer)
 
 
 def _suspect(record: Record) -> None:
@@ -132,6 +149,7 @@ def _grant(record: Record, ask: Claim, now_us: int) -> Granted:
     now_ms = now_us // 1000
     if record.job != ask.job:
         _hand_over(record, ask.job, now_ms, ask.horizon_ms)
+    reservations.begin(record, ask.job, ask.turn)
     record.state = State.RUNNING
     record.token = max(record.token + 1, now_us)
     record.delivery = ask.delivery
@@ -141,7 +159,7 @@ def _grant(record: Record, ask: Claim, now_us: int) -> Granted:
     record.closed, record.draining = False, False
     record.replays, record.replayed_ms = 0, 0
     record.outcome, record.payload = None, ask.payload
-    record.expires_ms = record.until_ms + ask.horizon_ms
+    record.expires_ms = reservations.covering_ms(record, record.until_ms + ask.horizon_ms)
     return Granted(record.token, len(record.suspects))
 
 
@@ -238,6 +256,7 @@ def settle(
         if fact.ended == outcome.state and fact.token == token:
             return record, Settled()  # a repeated question, and another job came in between
         return record, Stale(drop=fact.closed or line < fact.line)
+    reservations.drop(record, job, window=False)
     _apply(record, outcome, now_us // 1000, horizon_ms)
     return record, Settled()
 
@@ -254,7 +273,7 @@ def _apply(record: Record, outcome: Outcome, now_ms: int, horizon_ms: int) -> No
     kept_ms = outcome.keep_ms + horizon_ms
     if outcome.state in _ENDED:
         kept_ms = max(outcome.keep_ms, horizon_ms)
-    record.expires_ms = now_ms + kept_ms
+    record.expires_ms = reservations.covering_ms(record, now_ms + kept_ms)
 
 
 def close(record: Record | None, job: str, horizon_ms: int, now_us: int) -> Record | None:
@@ -298,6 +317,7 @@ def end(record: Record | None, job: str, killed: bool, horizon_ms: int, now_us: 
         fact = _fact(record, job)
         if not fact.ended:
             fact.ended, fact.closed = str(State.FAILED), True
+            reservations.drop(record, job)
             _remember(record, job, fact, horizon_ms, now_ms)
         return record
     discarded_while_running = (
@@ -305,10 +325,11 @@ def end(record: Record | None, job: str, killed: bool, horizon_ms: int, now_us: 
     )
     if discarded_while_running or record.state not in _OPEN:
         return record
+    reservations.drop(record, job)
     record.state, record.closed, record.outcome = State.FAILED, True, None
     record.token = max(record.token + 1, now_us)
     record.until_ms, record.suspects, record.draining = now_ms, (), False
-    record.expires_ms = now_ms + horizon_ms
+    record.expires_ms = reservations.covering_ms(record, now_ms + horizon_ms)
     return record
 
 

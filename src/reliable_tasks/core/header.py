@@ -1,8 +1,9 @@
 """
 The one header that the library adds to a message.
 
-On the wire it is a list: ``[format, task id, key digest, payload digest, hop, store id]``, and in
-a successor that was published while the store was silent, a list of abandoned deliveries.
+On the wire it is a list: ``[format, task id, key digest, payload digest, hop, store id]``. In a
+successor that was published while the store was silent follows a list of abandoned deliveries, and
+after that list, which may be empty, in the message of a unique task its turn.
 It is made once, at publish, and trusted only for the task id that it names: users forward
 ``self.request.headers`` to other tasks, and another message's key must not come along.
 """
@@ -42,6 +43,7 @@ class Header:
         format: Version of the layout.
         abandoned: Deliveries of the message's forerunners that are over, though the store may not
             have heard of it.
+        turn: Place among the calls of a unique task; see `Store.claim`. 0: none.
     """
 
     task_id: str
@@ -51,6 +53,7 @@ class Header:
     store_id: str | None = None
     format: int = FORMAT
     abandoned: tuple[str, ...] = ()
+    turn: int = 0
 
     def encode(self) -> list[int | str | list[str] | None]:
         """Give the list that goes into the message."""
@@ -62,6 +65,8 @@ class Header:
             self.hop,
             self.store_id,
         ]
+        if self.turn:
+            return [*fields, list(self.abandoned), self.turn]
         return [*fields, list(self.abandoned)] if self.abandoned else fields
 
     def next_hop(self, abandoned: Sequence[str] = ()) -> Header:
@@ -94,7 +99,8 @@ class Header:
             return None
         if not (_is_digest(key) and _is_digest(payload) and _is_store_id(store)):
             return None
-        return cls(named, key, payload, hop, store, abandoned=_abandoned(value[_FIELDS:]))
+        abandoned, turn = _abandoned(value[_FIELDS:]), _turn(value[_FIELDS + 1 :])
+        return cls(named, key, payload, hop, store, abandoned=abandoned, turn=turn)
 
 
 def _abandoned(further: Sequence[Any]) -> tuple[str, ...]:
@@ -102,6 +108,12 @@ def _abandoned(further: Sequence[Any]) -> tuple[str, ...]:
     named = further[0] if further else ()
     is_list = isinstance(named, list | tuple) and len(named) <= MAX_ABANDONED
     return tuple(named) if is_list and all(map(_is_delivery, named)) else ()
+
+
+def _turn(further: Sequence[Any]) -> int:
+    """Return the first of the *further* fields, or 0 if it is no turn."""
+    turn = further[0] if further else 0
+    return turn if type(turn) is int and abs(turn) <= MAX_HOP else 0
 
 
 def _is_delivery(value: object) -> bool:

@@ -6,6 +6,9 @@ and the retention. The *job* (a task id) has facts of its own: how far its
 messages got (`line`) and how it ended. The record's own fields describe the job
 that held the key last; other jobs of the key have a `Fact` each, if anything
 about them must be remembered.
+
+Beside both stands what producers say: which job was reserved and *waits* for the
+key, whatever runs there, and which job's window *holds* others back.
 """
 
 from __future__ import annotations
@@ -18,18 +21,25 @@ __all__ = (
     "MAX_FACTS",
     "Answer",
     "Busy",
+    "Confirmation",
+    "Duplicate",
+    "Early",
     "Fact",
     "Finished",
     "Granted",
+    "Held",
     "Outcome",
     "Poisoned",
     "Record",
+    "Reservation",
+    "Reserved",
     "Reused",
     "Settled",
     "Stale",
     "State",
     "Superseded",
     "Unreadable",
+    "Waiting",
     "line_of",
     "retries_of",
 )
@@ -53,7 +63,6 @@ def retries_of(line: int) -> int:
 class State(StrEnum):
     """The states of a record, by the letter that is stored."""
 
-    QUEUED = "U"
     RUNNING = "R"
     RETRYING = "T"
     IDLE = "I"
@@ -76,6 +85,26 @@ class Fact:
     token: int = 0  # of the execution that ended the job
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The reservation of a job that is being published, or waits in the broker."""
+
+    job: str
+    until_ms: int  # when the reservation is over
+    turn: int  # places the reservations of one key in order
+    payload: str = ""  # digest of the arguments, where a later call may replace the job
+    due_ms: int = 0  # not to begin before
+    first_ms: int = 0  # the first of the calls that put each other off
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A window in which the calls of other jobs are duplicates of *job*."""
+
+    job: str
+    until_ms: int
+
+
 @dataclass(slots=True)
 class Record:
     """The state of one key. Times are milliseconds of the store's clock."""
@@ -95,6 +124,9 @@ class Record:
     outcome: bytes | None = None
     payload: str = ""
     facts: dict[str, Fact] = field(default_factory=dict)
+    waiting: Waiting | None = None
+    latest: int = 0  # the highest turn that was published or has begun
+    held: Held | None = None
     expires_ms: int | None = None  # None: until it is forgotten
 
 
@@ -135,9 +167,20 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """Nothing to do for this copy: *reason* is ``closed``, ``older`` or ``repeated``."""
+    """
+    Nothing to do for this copy.
+
+    *reason* is ``closed``, ``older``, ``repeated``, or ``replaced``: a later call took its place.
+    """
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """Later calls put the job off: it is due in *remaining_ms*."""
+
+    remaining_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +200,7 @@ class Unreadable:
     """The record is in a state that only a newer release knows."""
 
 
-Answer = Granted | Busy | Finished | Superseded | Poisoned | Reused | Unreadable
+Answer = Granted | Busy | Early | Finished | Superseded | Poisoned | Reused | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +213,7 @@ class Outcome:
         data: The stored result or error of DONE and FAILED; None: not kept.
         keep_ms: DONE and FAILED: how long other jobs are answered with it.
             RETRYING: until when the retry has the key for itself, from now.
+            IDLE: how long reservations of other jobs are still refused.
         died: IDLE only: the process is ending, which counts as a crash unless it was announced.
     """
 
@@ -194,3 +238,72 @@ class Stale:
     """
 
     drop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """
+    A producer's question: may *job* be published?
+
+    Args:
+        job: The task id that the message will have.
+        grace_ms: How long the reservation lasts unless it is confirmed, at least 1.
+        latest: Whether the job takes the place of one that waits, instead of being its
+            duplicate, and waits for one that runs.
+        payload: With *latest*: digest of the arguments; a job that waits with the same one
+            is not replaced.
+        delay_ms: With *latest*: run this long after the last call.
+        limit_ms: With *delay_ms*: but not later than this after the first; 0: however late.
+    """
+
+    job: str
+    grace_ms: int
+    latest: bool = False
+    payload: str = ""
+    delay_ms: int = 0
+    limit_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """
+    Publish it, to be run in *delay_ms*.
+
+    *turn* goes into the message, so that a later call can take its place; 0: none can.
+    *called_us* is when the store was asked.
+    """
+
+    turn: int = 0
+    delay_ms: int = 0
+    called_us: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """
+    An equal job is there already: *job*.
+
+    *reason* is ``queued``, ``running``, ``retrying``, ``done`` or ``failed`` for what it does, or
+    ``held`` for a window that is not over. *called_us* is when the store was asked.
+    """
+
+    job: str
+    reason: str
+    called_us: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """
+    A producer's word that a reserved *job* was published.
+
+    Args:
+        job: The task id.
+        keep_ms: The reservation lasts at least this long from now.
+        hold_ms: Calls of other jobs are duplicates for this long from the reservation; 0: no longer
+            than the job waits and runs.
+    """
+
+    job: str
+    keep_ms: int
+    hold_ms: int = 0

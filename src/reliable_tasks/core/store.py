@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from reliable_tasks.core.records import Answer, Outcome, Record, Settled, Stale
+from reliable_tasks.core.records import (
+    Answer,
+    Confirmation,
+    Duplicate,
+    Outcome,
+    Record,
+    Reservation,
+    Reserved,
+    Settled,
+    Stale,
+)
 
 __all__ = ("Store",)
 
@@ -42,6 +52,7 @@ class Store(Protocol):
         max_crashes: int,
         payload: str = "",
         abandoned: Sequence[str] = (),
+        turn: int = 0,
     ) -> Answer:
         """
         Ask whether one delivery of *job* may run.
@@ -58,6 +69,7 @@ class Store(Protocol):
             payload: Digest of the arguments that jobs of one key must share, or ``""``.
             abandoned: Earlier deliveries of *job* that are over, though the store may not
                 have heard of it. What they hold is free, and is no death.
+            turn: What `reserve` gave the message; 0: no later call takes its place.
 
         Returns:
             `Granted` if it may run; every other answer says why not.
@@ -115,6 +127,33 @@ class Store(Protocol):
 
     def advance(self, key: str, *, job: str, line: int, horizon_ms: int) -> None:
         """Note that the message at *line* was published: older copies of the job are dropped."""
+        ...
+
+    def reserve(self, asks: Sequence[tuple[str, Reservation]]) -> list[Reserved | Duplicate]:
+        """
+        Ask for each (key, reservation) whether the job may be published, in one round trip.
+
+        Each key is one atomic step of its own. A reservation stops publishes of other jobs
+        of its key until the job runs, or until it is over; it grants nothing and stops no
+        execution. A key that is quarantined, or whose job has ended, is never reserved:
+        such a message is published, and judged when it comes to a worker.
+
+        Returns:
+            For each, `Reserved`, or the `Duplicate` that makes the publish superfluous.
+        """
+        ...
+
+    def confirm(self, words: Sequence[tuple[str, Confirmation]]) -> None:
+        """
+        Note that the reserved jobs were published: each reservation lasts as long as it may wait.
+
+        Nothing is reserved by it. It may return before the store has answered, and then
+        raises nothing if it does not: the reservation only ends sooner.
+        """
+        ...
+
+    def unreserve(self, key: str, *, job: str) -> None:
+        """Take the job's reservation and its window back: it was not published, or is revoked."""
         ...
 
     def peek(self, key: str) -> Record | None:

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import redis
 from redis.backoff import NoBackoff
@@ -47,6 +48,16 @@ class Channel(Protocol):
         """Run *script* for (key, argument) pairs; returns its one-character answers in order."""
         ...
 
+    def run_each(
+        self, script: Script, entries: Sequence[tuple[str, bytes]], count: int
+    ) -> list[Any]:
+        """Run *script* once for each (key, *count* packed arguments), in one round trip."""
+        ...
+
+    def tell_each(self, script: Script, entries: Sequence[tuple[str, bytes]], count: int) -> None:
+        """Like `run_each` for what may get lost; need not wait for the replies."""
+        ...
+
     def execute(self, *command: Any) -> Any:
         """Run any command that names one key; the reply is not decoded."""
         ...
@@ -75,6 +86,8 @@ class DirectChannel:
     def __init__(self, way: Way, timeout: float) -> None:
         self.way, self._timeout = way, timeout
         self._idle: deque[Any] = deque()
+        self._unread: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # replies, by connection
+        self._loaded: set[str] = set()  # digests of scripts that may be told
         self._pid = os.getpid()
 
     def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
@@ -101,6 +114,38 @@ class DirectChannel:
             if isinstance(reply, NoScriptError):
                 [replies[at]] = self._ask(script.name, [script.by_text(counts[at]) + tails[at]])
         return b"".join(_checked(reply, script.name) for reply in replies).decode()
+
+    def run_each(
+        self, script: Script, entries: Sequence[tuple[str, bytes]], count: int
+    ) -> list[Any]:
+        replies = self.ask_each(script, entries, count)
+        missed = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if missed:
+            first, *others = missed
+            replies[first] = self.run(script, *entries[first], count)  # which loads it
+            again = self.ask_each(script, [entries[at] for at in others], count)
+            for at, reply in zip(others, again, strict=True):
+                replies[at] = reply
+        return [_checked(reply, script.name) for reply in replies]
+
+    def ask_each(
+        self, script: Script, entries: Sequence[tuple[str, bytes]], count: int
+    ) -> list[Any]:
+        """Like `run_each`, but an error is a value among the replies."""
+        return self._ask(script.name, _by_digest(script, entries, count)) if entries else []
+
+    def tell_each(self, script: Script, entries: Sequence[tuple[str, bytes]], count: int) -> None:
+        if script.digest not in self._loaded:
+            self.run_each(script, entries, count)
+            self._loaded.add(script.digest)
+            return
+        _, connection = self._take()
+        try:
+            self._send(connection, _by_digest(script, entries, count))
+        except (RedisError, OSError) as error:
+            raise _unavailable(script.name, error) from error
+        self._unread[connection] = self._unread.get(connection, 0) + len(entries)
+        self._idle.append(connection)
 
     def execute(self, *command: Any) -> Any:
         name = str(command[0])
@@ -133,13 +178,22 @@ class DirectChannel:
 
     def _exchange(self, connection: Any, commands: list[bytes]) -> list[Any]:
         try:
-            connection.send_packed_command(commands)
+            self._read_unread(connection)
+            self._send(connection, commands)
             replies = [_reply(connection) for _ in commands]
         except BaseException:  # also an exception thrown into a greenlet: the reply is still due
             connection.disconnect()
             raise
         self._idle.append(connection)
         return replies
+
+    def _send(self, connection: Any, commands: list[bytes]) -> None:
+        connection.send_packed_command([b"".join(commands)])
+
+    def _read_unread(self, connection: Any) -> None:
+        for _ in range(self._unread.pop(connection, 0)):
+            if isinstance(_reply(connection), NoScriptError):
+                self._loaded.clear()  # the server was restarted or flushed: what was told is lost
 
     def _take(self) -> tuple[bool, Any]:
         if self._pid != os.getpid():
@@ -154,6 +208,11 @@ class DirectChannel:
         connection.socket_timeout = connection.socket_connect_timeout = self._timeout
         connection.retry = Retry(NoBackoff(), 0)
         return connection
+
+
+def _by_digest(script: Script, entries: Sequence[tuple[str, bytes]], count: int) -> list[bytes]:
+    head = script.by_digest(count + 4) + b"$1\r\n1\r\n"
+    return [head + pack(key) + arguments for key, arguments in entries]
 
 
 def _reply(connection: Any) -> Any:

@@ -53,14 +53,20 @@ class ClusterChannel:
     def run_many(
         self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
     ) -> str:
+        entries = [(key, pack(*shared, each)) for key, each in pairs]
+        return b"".join(self.run_each(script, entries, len(shared) + 1)).decode()
+
+    def run_each(
+        self, script: Script, entries: Sequence[tuple[str, bytes]], count: int
+    ) -> list[Any]:
         by_node: dict[_Node, list[int]] = {}
-        for at, (key, _) in enumerate(pairs):
+        for at, (key, _) in enumerate(entries):
             by_node.setdefault(self._owner(script.name, key), []).append(at)
         answers: dict[int, Any] = {}
         outage: StoreUnavailable | None = None
         for node, places in by_node.items():
             try:
-                replies = node.run_each(script, shared, [pairs[at] for at in places])
+                replies = node.ask_each(script, [entries[at] for at in places], count)
             except StoreUnavailable as error:  # what the other nodes hold must not wait for it
                 self._note(error)
                 outage = error
@@ -68,15 +74,13 @@ class ClusterChannel:
                 answers |= zip(places, replies, strict=True)
         for at, reply in answers.items():
             if isinstance(reply, Exception):  # not loaded there, or the slot has moved
-                answers[at] = self._run_one(script, shared, pairs[at])
+                answers[at] = self.run(script, *entries[at], count)
         if outage is not None:
             raise outage
-        return b"".join(answers[at] for at in range(len(pairs))).decode()
+        return [answers[at] for at in range(len(entries))]
 
-    def _run_one(self, script: Script, shared: Sequence[Any], pair: tuple[str, Any]) -> bytes:
-        return self._routed(
-            script.name, pair[0], lambda node: node.run_many(script, shared, [pair])
-        ).encode()
+    def tell_each(self, script: Script, entries: Sequence[tuple[str, bytes]], count: int) -> None:
+        self.run_each(script, entries, count)
 
     def execute(self, *command: Any) -> Any:
         key = str(command[1]) if len(command) > 1 else ""
@@ -173,14 +177,6 @@ class ClusterChannel:
 
 class _Node(DirectChannel):
     """A channel to one node."""
-
-    def run_each(
-        self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
-    ) -> list[Any]:
-        """Run *script* once a pair in one round trip; an error is a value among the replies."""
-        count = 5 + len(shared)
-        head = script.by_digest(count)
-        return self._ask(script.name, [head + pack(1, key, *shared, each) for key, each in pairs])
 
 
 class _Asking(_Node):

@@ -7,10 +7,20 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from threading import Lock
 
-from reliable_tasks.core import decisions
+from reliable_tasks.core import decisions, reservations
 from reliable_tasks.core.clock import Clock
 from reliable_tasks.core.decisions import Claim
-from reliable_tasks.core.records import Answer, Outcome, Record, Settled, Stale
+from reliable_tasks.core.records import (
+    Answer,
+    Confirmation,
+    Duplicate,
+    Outcome,
+    Record,
+    Reservation,
+    Reserved,
+    Settled,
+    Stale,
+)
 
 __all__ = ("MemoryStore",)
 
@@ -60,6 +70,7 @@ class MemoryStore:
         max_crashes: int,
         payload: str = "",
         abandoned: Sequence[str] = (),
+        turn: int = 0,
     ) -> Answer:
         ask = Claim(
             delivery=delivery,
@@ -70,6 +81,7 @@ class MemoryStore:
             max_crashes=max_crashes,
             payload=payload,
             abandoned=abandoned,
+            turn=turn,
         )
         with self._lock:
             now_us = self._clock.now_us()
@@ -130,6 +142,27 @@ class MemoryStore:
             now_us = self._clock.now_us()
             record = decisions.advance(self._find(key, now_us), job, line, horizon_ms, now_us)
             self._keep(key, record, now_us)
+
+    def reserve(self, asks: Sequence[tuple[str, Reservation]]) -> list[Reserved | Duplicate]:
+        answers = []
+        with self._lock:
+            now_us = self._clock.now_us()
+            for key, ask in asks:
+                record, answer = reservations.reserve(self._find(key, now_us), ask, now_us)
+                self._keep(key, record, now_us)
+                answers.append(answer)
+        return answers
+
+    def confirm(self, words: Sequence[tuple[str, Confirmation]]) -> None:
+        with self._lock:
+            now_us = self._clock.now_us()
+            for key, word in words:
+                reservations.confirm(self._find(key, now_us), word, now_us)
+
+    def unreserve(self, key: str, *, job: str) -> None:
+        with self._lock:
+            if reservations.unreserve(self._find(key, self._clock.now_us()), job) is None:
+                self._records.pop(key, None)
 
     def peek(self, key: str) -> Record | None:
         with self._lock:

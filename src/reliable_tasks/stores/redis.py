@@ -10,18 +10,25 @@ from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.records import (
     Answer,
     Busy,
+    Confirmation,
+    Duplicate,
+    Early,
     Fact,
     Finished,
     Granted,
+    Held,
     Outcome,
     Poisoned,
     Record,
+    Reservation,
+    Reserved,
     Reused,
     Settled,
     Stale,
     State,
     Superseded,
     Unreadable,
+    Waiting,
 )
 from reliable_tasks.stores.addresses import ClusterWay, SentinelWay, Way, way_of, way_to
 from reliable_tasks.stores.channel import Channel, DirectChannel, pack
@@ -88,11 +95,13 @@ class RedisStore:
         max_crashes: int,
         payload: str = "",
         abandoned: Sequence[str] = (),
+        turn: int = 0,
     ) -> Answer:
+        more: tuple[int | str, ...] = (turn, *abandoned) if turn or abandoned else ()
         arguments = _terms(lease_ms, horizon_ms, max_crashes) + pack(
-            delivery, job, line, payload, *abandoned
+            delivery, job, line, payload, *more
         )
-        return _answer(self._channel.run(self._claim, key, arguments, 7 + len(abandoned)))
+        return _answer(self._channel.run(self._claim, key, arguments, 7 + len(more)))
 
     def renew(
         self, leases: Sequence[tuple[str, int]], *, lease_ms: int, horizon_ms: int
@@ -128,6 +137,17 @@ class RedisStore:
 
     def advance(self, key: str, *, job: str, line: int, horizon_ms: int) -> None:
         self._channel.run(load("advance"), key, pack(job, line, horizon_ms), 3)
+
+    def reserve(self, asks: Sequence[tuple[str, Reservation]]) -> list[Reserved | Duplicate]:
+        questions = [(key, _question(ask)) for key, ask in asks]
+        return [_reserved(reply) for reply in self._channel.run_each(load("reserve"), questions, 6)]
+
+    def confirm(self, words: Sequence[tuple[str, Confirmation]]) -> None:
+        told = [(key, pack(word.job, word.keep_ms, word.hold_ms)) for key, word in words]
+        self._channel.tell_each(load("confirm"), told, 3)
+
+    def unreserve(self, key: str, *, job: str) -> None:
+        self._channel.run(load("unreserve"), key, pack(job), 1)
 
     def peek(self, key: str) -> Record | None:
         fields = _mapping(self._channel.execute("HGETALL", key))
@@ -174,6 +194,9 @@ def _terms(lease_ms: int, horizon_ms: int, max_crashes: int) -> bytes:
     return pack(lease_ms, horizon_ms, max_crashes)
 
 
+_NUMBERED: dict[int, type[Poisoned | Early]] = {5: Poisoned, 8: Early}
+
+
 def _answer(reply: Any) -> Answer:
     """Give the reply of claim.lua its type."""
     kind = reply[0]
@@ -186,9 +209,21 @@ def _answer(reply: Any) -> Answer:
         return Finished(State(reply[1].decode()), outcome, reply[2] == 1, reply[3], reply[4])
     if kind == 4:
         return Superseded(reply[1].decode())
-    if kind == 5:
-        return Poisoned(reply[1])
+    if kind in _NUMBERED:
+        return _NUMBERED[kind](reply[1])
     return Reused() if kind == 6 else Unreadable()
+
+
+def _question(ask: Reservation) -> bytes:
+    return pack(ask.job, ask.grace_ms, int(ask.latest), ask.payload, ask.delay_ms, ask.limit_ms)
+
+
+def _reserved(reply: Any) -> Reserved | Duplicate:
+    """Give the reply of reserve.lua its type."""
+    is_reserved, first, second, called_us = reply
+    if is_reserved:
+        return Reserved(first, second, called_us)
+    return Duplicate(first.decode(), second.decode(), called_us)
 
 
 def _mapping(reply: Any) -> dict[str, bytes]:
@@ -222,6 +257,9 @@ def _record(key: str, fields: dict[str, bytes], expires_ms: int | None) -> Recor
             for name, packed in text.items()
             if name.startswith("f:")
         },
+        waiting=_waiting(text["w"]) if "w" in text else None,
+        latest=int(text.get("l", 0)),
+        held=_held(text["h"]) if "h" in text else None,
         expires_ms=expires_ms,
     )
 
@@ -244,6 +282,16 @@ def _fact(packed: str, outcome: bytes | None) -> Fact:
         delivery=delivery,
         token=int(token),
     )
+
+
+def _waiting(packed: str) -> Waiting:
+    until_ms, turn, due_ms, first_ms, payload, job = packed.split("|", 5)
+    return Waiting(job, int(until_ms), int(turn), payload, int(due_ms), int(first_ms))
+
+
+def _held(packed: str) -> Held:
+    until_ms, _, job = packed.partition("|")
+    return Held(job, int(until_ms))
 
 
 def _escaped(text: str) -> str:

@@ -64,9 +64,9 @@ class SentinelChannel(DirectChannel):
             f"that is up: {reasons[-1]}"
         )
 
-    def _exchange(self, connection: Any, commands: list[bytes]) -> list[Any]:
+    def _send(self, connection: Any, commands: list[bytes]) -> None:
         connection.connect()  # nothing if it is; sending alone would not ask where the primary is
-        return super()._exchange(connection, commands)
+        super()._send(connection, commands)
 
     def _ask_sentinel(self, sentinel: DirectChannel) -> tuple[str, int] | None:
         state = _fields(sentinel.execute("SENTINEL", "MASTER", self.service_name))

@@ -70,7 +70,7 @@ OUTCOMES = st.one_of(
         keep_ms=RETENTIONS,
     ),
 )
-ORDERS = ("forget", "scan", "scan", "reserve", "reserve", "reserve", "newer release")
+ORDERS = ("forget", "scan", "scan", "newer release")
 NAMED = st.sampled_from([(), (), (0,), (0, 1), (2, 1)])
 RECENT = st.sampled_from([0, 0, 0, 1, 2, 3])
 
@@ -83,7 +83,7 @@ class StoreMachine(RuleBasedStateMachine):
         store: The store under test. Its records need not be empty: each run of the
             machine uses keys of its own.
         plant: Overwrites the state of the record of a key with any letter; without it
-            reservations and states of newer releases are left out.
+            states of newer releases are left out.
     """
 
     def __init__(self, store: Store, plant: Callable[[str, str], None] | None = None) -> None:
@@ -332,7 +332,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(name=KEYS, order=st.sampled_from(ORDERS))
     def operate(self, name: str, order: str) -> None:
-        """An operator looks or forgets; a producer reserves; a newer release does what it knows."""
+        """An operator looks or forgets; a newer release does what it knows."""
         if order == "forget":
             expected, got = self._ask(name, lambda store: store.forget(self._key(name)))
             assert got == expected
@@ -340,7 +340,7 @@ class StoreMachine(RuleBasedStateMachine):
             found = [sorted(store.scan(self.prefix)) for store in (self.model, self.store)]
             assert found[1] == found[0]
         else:
-            self._overwrite(name, State.QUEUED if order == "reserve" else "N")
+            self._overwrite(name, "N")
         self._compare(name)
 
     def _overwrite(self, name: str, state: str) -> None:

@@ -6,7 +6,8 @@
 local job, line, horizon_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local state, j, best = unpack(redis.call("HMGET", key, "s", "j", "b"))
 if not state then
-  redis.call("HSET", key, "s", "I", "t", "0", "d", "", "u", "0", "b", line, owned_by(job))
+  write_blank(job)
+  if line > 0 then redis.call("HSET", key, "b", line) end
   redis.call("PEXPIRE", key, horizon_ms)
   return 1
 end

@@ -1,10 +1,11 @@
 -- claim: may this delivery of a job run? One atomic step; see core/decisions.py for the table.
 -- KEYS[1] the record
 -- ARGV[1] lease, ms  [2] horizon, ms  [3] max_crashes  [4] delivery  [5] job  [6] line  [7] payload
---     [8...] earlier deliveries of the job that are over, if there are any
+--     [8] turn, 0 for none  [9...] earlier deliveries of the job that are over; left out if neither
 -- Returns {1, token, crashes} granted         {2, remaining ms, same job, newer} busy
 --         {3, state, same job, replays, retention left in ms, outcome or nil} finished
 --         {4, reason} superseded    {5, crashes} poisoned    {6} reused    {7} unreadable
+--         {8, remaining ms} early
 -- Asking again with the same delivery changes nothing and is answered the same.
 -- include: base
 local lease_ms, horizon_ms, max_crashes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -13,7 +14,7 @@ local now_us = now()
 local now_ms = math.floor(now_us / 1000)
 local retries = math.floor(line / 1000000)
 
-local function start(exists, token, best, crashes)
+local function start(exists, token, best, crashes, kept_ms)
   local fields = { "s", "R", "t", token, "d", delivery, "u", now_ms + lease_ms }
   local gone = {}
   local function set(name, value, absent)
@@ -30,19 +31,41 @@ local function start(exists, token, best, crashes)
   set("p", payload, "")
   redis.call("HSET", key, unpack(fields))
   if exists then redis.call("HDEL", key, "z", "n", "m", "g", "o", unpack(gone)) end
-  redis.call("PEXPIRE", key, lease_ms + horizon_ms)
+  redis.call("PEXPIRE", key, kept_ms)
   return { 1, token, crashes }
 end
 
-if redis.call("EXISTS", key) == 0 then return start(false, now_us, line, 0) end
+local turn = tonumber(ARGV[8] or 0)
+if redis.call("EXISTS", key) == 0 then
+  if turn > 0 then redis.call("HSET", key, "l", ARGV[8]) end
+  return start(false, now_us, line, 0, lease_ms + horizon_ms)
+end
 
 -- include: facts
-local state, j, token, last, till, best, closed, replays, suspects, paid, drained, ran =
-  unpack(redis.call("HMGET", key, "s", "j", "t", "d", "u", "b", "z", "n", "x", "p", "g", "a"))
+-- include: reservations
+local state, j, token, last, till, best, closed, replays, suspects, paid, drained, ran, w, l, h =
+  unpack(redis.call("HMGET", key, "s", "j", "t", "d", "u", "b", "z", "n", "x", "p", "g", "a",
+    "w", "l", "h"))
 local owner = owner_of(j)
 local same = owner == job
 local crashes = 0
 if suspects then crashes = select(2, string.gsub(suspects, "%d+", "")) end
+local waiting, highest = read_waiting(w), tonumber(l or 0)
+
+local function wait_no_longer()
+  if waiting and waiting.job == job then
+    redis.call("HDEL", key, "w")
+    waiting = nil
+  end
+end
+
+-- The job runs: older calls come too late. Returns how long the record is kept.
+local function begin()
+  if waiting and waiting.job == job then turn = math.max(turn, waiting.turn) end
+  wait_no_longer()
+  if turn > highest then redis.call("HSET", key, "l", string.format("%.0f", turn)) end
+  return math.max(lease_ms + horizon_ms, reserved_ms(waiting, read_window(h), now_ms))
+end
 
 local function grant()
   best = tonumber(best or 0)
@@ -62,17 +85,17 @@ local function grant()
     prune(now_ms, horizon_ms)
   end
   local fresh = math.max(tonumber(token or 0) + 1, now_us)
-  return start(true, fresh, math.max(best, line), crashes)
+  return start(true, fresh, math.max(best, line), crashes, begin())
 end
 
 local function is_abandoned(by)
-  for i = 8, #ARGV do
+  for i = 9, #ARGV do
     if ARGV[i] == by then return true end
   end
   return false
 end
 
-if not string.find("URTIDFQ", state, 1, true) or #state ~= 1 then return { 7 } end
+if not string.find("RTIDFQ", state, 1, true) or #state ~= 1 then return { 7 } end
 
 -- the job itself: closed, older, ended
 local fact
@@ -111,21 +134,31 @@ if fact.ended ~= "" then
   return ended_answer()
 end
 
--- the key: its state decides for a job that has not ended
+-- the key: for a job that has not ended what runs there, later calls, and its state decide
 local left_ms = tonumber(till or 0) - now_ms
 local live = left_ms > 0
 local runs = state == "R" and not is_abandoned(last)
+local newer = same and retries > tonumber(ran or 0)
+if live and runs and same then return { 2, left_ms, 1, newer and 1 or 0 } end
+if turn > 0 and turn < highest then
+  if same and state == "T" then redis.call("HSET", key, "s", "I", "u", now_ms) end
+  return { 4, "replaced" }
+end
+if waiting and waiting.job == job and now_ms < waiting.till and now_ms < waiting.due then
+  return { 8, waiting.due - now_ms }
+end
 if state == "Q" then return { 5, crashes } end
-if live and not same and state ~= "U" and state ~= "I" then
-  if paid and payload ~= "" and paid ~= payload then return { 6 } end
+if live and not same and state ~= "I" then
+  if paid and payload ~= "" and paid ~= payload then
+    wait_no_longer()
+    return { 6 }
+  end
   if state == "D" or state == "F" then
+    wait_no_longer()
     return { 3, state, 0, 0, left_ms, redis.call("HGET", key, "o") }
   end
 end
-if live and (runs or (state == "T" and not same)) then
-  local newer = same and retries > tonumber(ran or 0)
-  return { 2, left_ms, same and 1 or 0, newer and 1 or 0 }
-end
+if live and (runs or (state == "T" and not same)) then return { 2, left_ms, 0, 0 } end
 if runs and not drained then
   suspects = suspects and (suspects .. "," .. token) or token
   crashes = crashes + 1

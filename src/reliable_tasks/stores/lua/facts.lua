@@ -4,6 +4,10 @@
 -- delivery say who ended the job and who was replayed last. q counts the facts.
 local MAX_FACTS, PRUNED_AT_ONCE = 64, 8
 
+local function write_blank(job) -- a record in which nothing runs, or has run
+  redis.call("HSET", key, "s", "I", "t", "0", "d", "", "u", "0", owned_by(job))
+end
+
 local function no_fact()
   return { line = 0, ended = "", closed = false, replays = 0, token = "0", delivery = "" }
 end

@@ -5,8 +5,8 @@
 -- Returns 1 settled (repeated: settled again), 2 stale, 3 stale and the copy may be dropped.
 -- include: base
 local token, state = ARGV[1], ARGV[2]
-local held, current, suspects, drained, best, ran =
-  unpack(redis.call("HMGET", key, "s", "t", "x", "g", "b", "a"))
+local held, current, suspects, drained, best, ran, w, h =
+  unpack(redis.call("HMGET", key, "s", "t", "x", "g", "b", "a", "w", "h"))
 
 if held and (current ~= token or held ~= "R") then
   if current == token and held == state then return 1 end
@@ -36,7 +36,8 @@ if held and (current ~= token or held ~= "R") then
 end
 
 local keep_ms, kept_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
-local fields = { "s", state, "u", math.floor(now() / 1000) + keep_ms }
+local now_ms = math.floor(now() / 1000)
+local fields = { "s", state, "u", now_ms + keep_ms }
 local function set(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
@@ -62,6 +63,15 @@ if state == "D" or state == "F" then
   kept_ms = math.max(keep_ms, kept_ms)
 else
   kept_ms = keep_ms + kept_ms
+end
+if w or h then
+-- include: reservations
+  local waiting, window = read_waiting(w), read_window(h)
+  if waiting and waiting.job == ARGV[6] then
+    redis.call("HDEL", key, "w")
+    waiting = nil
+  end
+  kept_ms = math.max(kept_ms, reserved_ms(waiting, window, now_ms))
 end
 redis.call("PEXPIRE", key, kept_ms)
 return 1

@@ -23,7 +23,6 @@ from reliable_tasks.testing.contract.support import (
     SOON_MS,
     Fixtures,
     OneKey,
-    Plant,
     busy,
     same,
 )
@@ -162,16 +161,6 @@ class Words(Fixtures):
         key.end("a", killed=killed)
 
         assert key.claim("a", RETRY) == Superseded("closed")
-        assert key.claim("b") == Granted(key.record.token, 0)
-
-    def test_a_reserved_job_can_be_over(self, key: OneKey, plant: Plant) -> None:
-        """A message that is revoked while its key is reserved frees the key."""
-        key.start("a")
-        plant(key.key, State.QUEUED)
-        key.end("a", killed=False)
-
-        assert key.record.state is State.FAILED
-        assert key.claim("a") == Superseded("closed")
         assert key.claim("b") == Granted(key.record.token, 0)
 
     @pytest.mark.parametrize("killed", [True, False])

@@ -1,0 +1,74 @@
+-- reserve: may a job be published? One atomic step; see core/reservations.py for the rules.
+-- KEYS[1] the record
+-- ARGV[1] job  [2] grace, ms  [3] latest, 1 or 0  [4] payload  [5] delay, ms  [6] limit, ms
+-- Returns {1, turn, delay in ms, now in us} reserved   {0, job, reason, now in us} a duplicate of it
+-- Asking again for the same job changes nothing and is answered the same.
+-- include: base
+-- include: facts
+-- include: reservations
+local job, grace_ms, latest, payload = ARGV[1], tonumber(ARGV[2]), ARGV[3] == "1", ARGV[4]
+local delay_ms, limit_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
+local now_us = now()
+local now_ms = math.floor(now_us / 1000)
+local state, j, till, closed, w, l, h =
+  unpack(redis.call("HMGET", key, "s", "j", "u", "z", "w", "l", "h"))
+
+if state and (#state ~= 1 or not string.find("RTIDF", state, 1, true)) then
+  return { 1, 0, delay_ms, now_us }
+end
+
+local function due_after(first_ms)
+  local due = now_ms + delay_ms
+  if limit_ms > 0 then return math.min(due, first_ms + limit_ms) end
+  return due
+end
+
+-- the job that waits
+local waiting = read_waiting(w)
+if waiting and now_ms >= waiting.till then waiting = nil end
+if waiting and waiting.job == job then
+  return { 1, latest and waiting.turn or 0, math.max(0, waiting.due - now_ms), now_us }
+end
+if waiting and not (latest and waiting.payload ~= payload) then
+  if delay_ms > 0 then
+    local due = math.max(waiting.due, due_after(waiting.first))
+    waiting.till, waiting.due = waiting.till + due - waiting.due, due
+    write_waiting(waiting)
+    keep_at_least(waiting.till - now_ms)
+  end
+  return { 0, waiting.job, "queued", now_us }
+end
+
+-- the window
+local window = read_window(h)
+if window and window.job ~= job and now_ms < window.till then
+  return { 0, window.job, "held", now_us }
+end
+
+-- the state of the key
+if state then
+  local owner, live = owner_of(j), now_ms < tonumber(till or 0)
+  local over
+  if owner == job then
+    over = closed == "1" or state == "D" or state == "F"
+  else
+    local fact = read_fact(job)
+    over = fact and (fact.closed or fact.ended ~= "")
+  end
+  if over or (live and owner == job) then return { 1, 0, delay_ms, now_us } end
+  if live and not latest then
+    local reasons = { R = "running", T = "retrying", I = "queued", D = "done", F = "failed" }
+    return { 0, owner, reasons[state], now_us }
+  end
+else
+  write_blank(job)
+  redis.call("PEXPIRE", key, grace_ms)
+end
+
+local first = waiting and waiting.first or now_ms
+local turn = math.max(tonumber(l or 0) + 1, waiting and waiting.turn + 1 or 0, now_us)
+local due = due_after(first)
+write_waiting({ till = now_ms + grace_ms, turn = turn, due = due, first = first,
+                payload = payload, job = job })
+if state then keep_at_least(grace_ms) end
+return { 1, latest and turn or 0, math.max(0, due - now_ms), now_us }
