@@ -6,6 +6,8 @@ import pytest
 from celery.exceptions import TimeoutError as CeleryTimeout
 
 from reliable_tasks.testing import (
+    BeatFailed,
+    BeatProcess,
     WorkerFailed,
     WorkerProcess,
     connected_app,
@@ -239,4 +241,35 @@ class TestWorkerProcess:
     def test_worker_that_cannot_start_shows_its_log(self):
         """A worker that ends before it is ready is an error with the worker's own words."""
         with pytest.raises(WorkerFailed, match="no_such_module"), WorkerProcess("no_such_module"):
+            pass
+
+
+class TestBeatProcess:
+    """A beat process that a test can break."""
+
+    def test_publishes_until_it_is_killed(self, database):
+        """A beat publishes what is due; killed, it does not, and nothing of it is left."""
+        published = database.client()
+        with BeatProcess(APP, env=database.celery_env) as beat:
+            eventually(lambda: published.llen("celery") >= 2)
+            beat.kill()
+            count = published.llen("celery")
+
+        assert beat.exit_code == -9
+        assert published.llen("celery") == count
+        assert not beat.directory.exists()
+
+    def test_restart_keeps_the_schedule(self, database):
+        """A beat that ended in good order goes on from the schedule file that it left."""
+        with BeatProcess(APP, env=database.celery_env) as beat:
+            assert beat.terminate() == 0
+            assert list(beat.directory.glob("schedule*"))
+
+            beat.restart()
+
+            assert beat.log.count(beat.ready_line) == 2
+
+    def test_beat_that_cannot_start_shows_its_log(self):
+        """A beat that ends before it is ready is an error with the beat's own words."""
+        with pytest.raises(BeatFailed, match="no_such_module"), BeatProcess("no_such_module"):
             pass

@@ -8,6 +8,7 @@ from typing import assert_type
 import redis
 
 from reliable_tasks.testing import (
+    BeatProcess,
     Database,
     Ledger,
     Server,
@@ -53,3 +54,13 @@ def a_worker(worker: WorkerProcess) -> None:
         assert_type(running.children(), list[int])
         assert_type(running.kill_child(), int)
         assert_type(running.log, str)
+
+
+def a_beat(beat: BeatProcess) -> None:
+    with beat as running:
+        assert_type(running, BeatProcess)
+        assert_type(running.pid, int)
+        running.pause()
+        running.resume()
+        assert_type(running.terminate(), int | None)
+        assert_type(running.restart(), BeatProcess)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from reliable_tasks.testing.apps import close_app, connected_app
+from reliable_tasks.testing.beats import BeatFailed, BeatProcess
 from reliable_tasks.testing.clock import ManualClock
 from reliable_tasks.testing.eventually import eventually
 from reliable_tasks.testing.groups import Cluster, Sentinels
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from reliable_tasks.testing.machine import StoreMachine
 
 __all__ = (
+    "BeatFailed",
+    "BeatProcess",
     "Cluster",
     "Database",
     "Entry",

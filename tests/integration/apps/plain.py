@@ -14,6 +14,7 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=1,
+    beat_schedule={"pay": {"task": f"{__name__}.pay", "schedule": 0.5, "args": ["by beat"]}},
 )
 
 
