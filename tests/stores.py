@@ -16,5 +16,4 @@ def redis_store(database: Database) -> Iterator[RedisStore]:
     try:
         yield store
     finally:
-        for connection in store._channel._idle:
-            connection.disconnect()
+        store.disconnect()

@@ -10,12 +10,7 @@ from typing import Any
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps
 
-__all__ = ("letter_of", "shelf_name")
-
-
-def shelf_name(prefix: str) -> str:
-    """Return the name of the shelf on which a project's dead letters are kept."""
-    return f"rt1:{prefix}:dead-letters"
+__all__ = ("letter_of",)
 
 
 def letter_of(task: Any, request: Any, args: Any, kwargs: Any, reason: str) -> bytes:

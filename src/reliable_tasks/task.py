@@ -23,11 +23,11 @@ from reliable_tasks.core.keys import (
     message_key,
     payload_digest,
     record_key,
+    shelf_name,
 )
 from reliable_tasks.core.records import HOPS_PER_RETRY, line_of
 from reliable_tasks.core.settings import DEFAULTS, Options, check_spelling, read
 from reliable_tasks.core.store import Store
-from reliable_tasks.deadletter import shelf_name
 from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result
 from reliable_tasks.errors import ConfigurationError, LeaseLost, StoreUnavailable
 from reliable_tasks.events import tell

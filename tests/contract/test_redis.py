@@ -9,7 +9,7 @@ import redis
 
 from reliable_tasks.core.records import Granted, State, line_of
 from reliable_tasks.stores.redis import RedisStore
-from reliable_tasks.testing import Database, StoreContract
+from reliable_tasks.testing import Database, StoreContract, eventually
 from reliable_tasks.testing.contract import OneKey, Plant
 from reliable_tasks.testing.contract.support import Fixtures
 from tests.stores import redis_store
@@ -39,6 +39,33 @@ class TestRedis(StoreContract):
             client.hset(key, "s", state)
 
         return overwrite
+
+
+def test_other_peoples_keys_are_no_records(
+    store: RedisStore, database: Database, client: redis.Redis
+) -> None:
+    """The records may share a database with the broker, and with names that are no text."""
+    OneKey(store, elapse=lambda *, ms: None, key="rt1::task:@job").start()
+    client.set("celery-task-meta-1", "{}")
+    client.set(b"\xff\xfe", "binary")
+
+    assert list(store.scan()) == ["rt1::task:@job"]
+
+
+def test_a_disconnected_store_connects_anew(database: Database, client: redis.Redis) -> None:
+    """What is not in use is closed at once, and nothing but the connections is given up."""
+
+    def connections() -> int:
+        return sum(each["db"] == str(database.number) for each in client.client_list())
+
+    others = connections()
+    with redis_store(database) as store:
+        OneKey(store, elapse=lambda *, ms: None, key="k").start()
+        assert connections() == others + 1
+        for _ in range(2):
+            store.disconnect()
+        eventually(lambda: connections() == others)
+        assert store.peek("k") is not None
 
 
 class TestLayout(Fixtures):

@@ -10,9 +10,7 @@ from typing import Any
 
 from reliable_tasks.core.records import Finished, Granted, Outcome, Settled, Stale, State
 from reliable_tasks.core.store import Store
-from reliable_tasks.stores.cluster import ClusterChannel
 from reliable_tasks.stores.redis import RedisStore
-from reliable_tasks.stores.sentinel import SentinelChannel
 
 HORIZON_MS = 60_000
 TERMS: dict[str, Any] = {"lease_ms": 20_000, "horizon_ms": HORIZON_MS, "max_crashes": 3}
@@ -65,26 +63,13 @@ def one_life(store: Store, name: str) -> None:
     assert store.peek(key) is None
 
 
-def close(store: RedisStore) -> None:
-    """Close the idle connections of a store that no test needs any more."""
-    channels: list[Any] = [store._channel]
-    for channel in channels:
-        if isinstance(channel, ClusterChannel):
-            channels += channel._nodes.values()
-            continue
-        if isinstance(channel, SentinelChannel):
-            channels += channel._sentinels
-        while channel._idle:
-            channel._idle.pop().disconnect()
-
-
 @contextmanager
 def closing(store: RedisStore) -> Iterator[RedisStore]:
     """Give *store*, and close its connections in the end."""
     try:
         yield store
     finally:
-        close(store)
+        store.disconnect()
 
 
 @contextmanager

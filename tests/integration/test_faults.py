@@ -11,8 +11,8 @@ import pytest
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 
 from reliable_tasks import Quarantined
+from reliable_tasks.core.keys import shelf_name
 from reliable_tasks.core.records import State
-from reliable_tasks.deadletter import shelf_name
 from reliable_tasks.testing import Ledger, WorkerProcess, eventually, valkey_server
 from tests.integration import scenarios
 from tests.integration.apps.guarded import (

@@ -71,6 +71,17 @@ def test_stores_share_nothing() -> None:
     assert list(other.letters("shelf")) == []
 
 
+def test_a_cleared_store_is_as_new() -> None:
+    """Nothing is left of records and letters."""
+    store = MemoryStore()
+    start(store, "k")
+    store.bury("shelf", "job", b"letter")
+    store.clear()
+
+    assert (list(store.scan()), list(store.letters("shelf"))) == ([], [])
+    start(store, "k")
+
+
 def test_records_of_the_past_take_no_room() -> None:
     """A process that lives long does not keep what nobody may ask for again."""
     clock = ManualClock()

@@ -48,10 +48,12 @@ __all__ = (
     "bind",
     "check_names",
     "digest",
+    "is_record",
     "key_of",
     "message_key",
     "payload_digest",
     "record_key",
+    "shelf_name",
 )
 
 DIGEST_LENGTH = 22  # characters
@@ -61,6 +63,7 @@ MAX_TASK_ID_LENGTH = 64  # characters; a longer task id is digested
 KeySpec: TypeAlias = str | Sequence[str] | Callable[..., object]
 """A key given for one call, the names of arguments, or a callable that makes the key."""
 
+_SHELF = "dead-letters"
 _MAX_STEPS = 6  # of a path in an error; the rest of a deep path helps nobody
 _MAX_SHAPES = 4096  # signatures remembered; a process has far fewer tasks
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
@@ -514,3 +517,15 @@ def message_key(prefix: str, task_name: str, task_id: str) -> str:
     ):
         return f"rt1:{prefix}:{task_name}:@{task_id}"
     return f"rt1:{prefix}:{task_name}:@={digest(task_id)}"
+
+
+def shelf_name(prefix: str) -> str:
+    """Name of the shelf on which a project's dead letters are kept."""
+    return f"rt1:{prefix}:{_SHELF}"
+
+
+def is_record(name: bytes) -> bool:
+    """Whether *name* is that of a record, among all that a server may hold."""
+    first, *others = name.split(b":")
+    is_shelf = len(others) == 2 and others[-1] == _SHELF.encode()
+    return first == b"rt1" and not is_shelf

@@ -165,7 +165,11 @@ class Store(Protocol):
         ...
 
     def scan(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys of all records that start with *prefix*, in no order."""
+        """
+        Yield the keys of all records that start with *prefix*, in no order.
+
+        Dead-letter shelves are no records, nor is what others keep in the same place.
+        """
         ...
 
     def bury(self, shelf: str, job: str, letter: bytes) -> None:

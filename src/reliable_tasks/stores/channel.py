@@ -66,6 +66,10 @@ class Channel(Protocol):
         """Yield the keys that match *pattern*."""
         ...
 
+    def disconnect(self) -> None:
+        """Close the connections that are not in use; the next question opens a new one."""
+        ...
+
 
 class DirectChannel:
     """
@@ -159,6 +163,11 @@ class DirectChannel:
             yield from keys
             if int(cursor) == 0:
                 return
+
+    def disconnect(self) -> None:
+        idle, self._idle = self._idle, deque()
+        for connection in idle:
+            connection.disconnect()
 
     def _ask(self, operation: str, commands: list[bytes]) -> list[Any]:
         """Send *commands* in one round trip; a connection that went stale is replaced once."""

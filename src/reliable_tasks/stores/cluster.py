@@ -90,6 +90,10 @@ class ClusterChannel:
         for node in dict.fromkeys(node for _, _, node in self._map("SCAN")):
             yield from node.scan(pattern)
 
+    def disconnect(self) -> None:
+        for node in list(self._nodes.values()):
+            node.disconnect()
+
     def _routed(self, operation: str, key: str, ask: Callable[[_Node], T]) -> T:
         """Ask the node that holds *key*, following the cluster where it sends us."""
         node = self._owner(operation, key)

@@ -58,6 +58,12 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self._records)} records>"
 
+    def clear(self) -> None:
+        """Forget all records and all dead letters."""
+        with self._lock:
+            self._records.clear()
+            self._shelves.clear()
+
     def claim(
         self,
         key: str,

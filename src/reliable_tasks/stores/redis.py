@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from reliable_tasks.core.durations import to_ms
+from reliable_tasks.core.keys import is_record
 from reliable_tasks.core.records import (
     Answer,
     Busy,
@@ -82,6 +83,10 @@ class RedisStore:
 
     def __repr__(self) -> str:
         return f"<RedisStore {self.identity}>"
+
+    def disconnect(self) -> None:
+        """Close the connections that are not in use; the next question opens a new one."""
+        self._channel.disconnect()
 
     def claim(
         self,
@@ -163,7 +168,8 @@ class RedisStore:
 
     def scan(self, prefix: str = "") -> Iterator[str]:
         for key in self._channel.scan(_escaped(prefix) + "*"):
-            yield key.decode()
+            if is_record(key):
+                yield key.decode()
 
     def bury(self, shelf: str, job: str, letter: bytes) -> None:
         self._channel.execute("HSET", shelf, job, letter)

@@ -64,6 +64,11 @@ class SentinelChannel(DirectChannel):
             f"that is up: {reasons[-1]}"
         )
 
+    def disconnect(self) -> None:
+        for channel in self._sentinels:
+            channel.disconnect()
+        super().disconnect()
+
     def _send(self, connection: Any, commands: list[bytes]) -> None:
         connection.connect()  # nothing if it is; sending alone would not ask where the primary is
         super()._send(connection, commands)

@@ -21,12 +21,23 @@ from typing import Any, Protocol
 
 import pytest
 
+from reliable_tasks import task
+from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.testing import servers
 from reliable_tasks.testing.ledger import Ledger
 from reliable_tasks.testing.servers import Database, Server, ServerNotFound
 from reliable_tasks.testing.workers import WorkerProcess
 
-__all__ = ("StartWorker", "database", "ledger", "redis_server", "server", "valkey", "worker")
+__all__ = (
+    "StartWorker",
+    "database",
+    "eager_store",
+    "ledger",
+    "redis_server",
+    "server",
+    "valkey",
+    "worker",
+)
 
 LOG_LINES = 150
 
@@ -92,6 +103,14 @@ def database(server: Server) -> Database:
     """An empty database of `server` that no other test gets; the server runs."""
     server.ensure_running()
     return server.new_database()
+
+
+@pytest.fixture
+def eager_store() -> Iterator[MemoryStore]:
+    """The records of eager mode and of `.apply()`: none at the start of the test, none after it."""
+    task.eager_store.clear()
+    yield task.eager_store
+    task.eager_store.clear()
 
 
 @pytest.fixture

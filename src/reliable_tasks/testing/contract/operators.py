@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 
+from reliable_tasks.core.keys import message_key, shelf_name
 from reliable_tasks.core.records import (
     State,
 )
@@ -62,6 +63,15 @@ class Operators(Fixtures):
             f"{key.key}:{number}" for number in (119, *range(1_190, 1_200))
         )
         assert set(keys) <= set(key.store.scan())
+
+    def test_a_shelf_is_no_record(self, key: OneKey) -> None:
+        """A project's dead letters are not found among its records."""
+        prefix = key.key.replace(":", "-")
+        record = message_key(prefix, "dead-letters", "job")
+        key.store.advance(record, job="job", line=0, horizon_ms=HORIZON_MS)
+        key.store.bury(shelf_name(prefix), "job", b"letter")
+
+        assert list(key.store.scan(f"rt1:{prefix}:")) == [record]
 
     @pytest.mark.parametrize("odd", ["*", "?", "[ab]", "[^a]", "\\", "{a}", "a-z", "^"])
     def test_a_prefix_is_taken_literally(self, key: OneKey, odd: str) -> None:
