@@ -14,7 +14,15 @@ local now_us = now()
 local now_ms = math.floor(now_us / 1000)
 local retries = math.floor(line / 1000000)
 
-local function start(exists, token, best, crashes, kept_ms)
+-- Nearly every message is the first of its key, and needs nothing of what follows.
+local exists = redis.call("EXISTS", key) == 1
+if not exists and line == 0 and payload == "" and not ARGV[8] then
+  redis.call("HSET", key, "s", "R", "t", now_us, "d", delivery, "u", now_ms + lease_ms, owned_by(job))
+  redis.call("PEXPIRE", key, lease_ms + horizon_ms)
+  return { 1, now_us, 0 }
+end
+
+local function start(token, best, crashes, kept_ms)
   local fields = { "s", "R", "t", token, "d", delivery, "u", now_ms + lease_ms }
   local gone = {}
   local function set(name, value, absent)
@@ -36,9 +44,9 @@ local function start(exists, token, best, crashes, kept_ms)
 end
 
 local turn = tonumber(ARGV[8] or 0)
-if redis.call("EXISTS", key) == 0 then
+if not exists then
   if turn > 0 then redis.call("HSET", key, "l", ARGV[8]) end
-  return start(false, now_us, line, 0, lease_ms + horizon_ms)
+  return start(now_us, line, 0, lease_ms + horizon_ms)
 end
 
 -- include: facts
@@ -85,7 +93,7 @@ local function grant()
     prune(now_ms, horizon_ms)
   end
   local fresh = math.max(tonumber(token or 0) + 1, now_us)
-  return start(true, fresh, math.max(best, line), crashes, begin())
+  return start(fresh, math.max(best, line), crashes, begin())
 end
 
 local function is_abandoned(by)
