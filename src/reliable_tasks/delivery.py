@@ -115,7 +115,7 @@ class Delivery:
         return round(min(timeout, DEFAULT_CONSUMER_TIMEOUT) * 500)
 
     def run(self, lease: Lease) -> Any:
-        self._request.__dict__[SLOT] = Execution(lease, self)
+        execution = self._request.__dict__[SLOT] = Execution(lease, self)
         if self.task.tells_started:
             self._tell_started()
         self._shield.lower()
@@ -123,6 +123,7 @@ class Delivery:
             return self.task._body(*self._args, **self._kwargs)  # noqa: SLF001
         finally:
             self._shield.raise_again()
+            execution.delivery = None  # freed with the request, not by the garbage collector
 
     def _tell_started(self) -> None:
         """Store the state STARTED, as Celery does with `track_started`."""

@@ -234,6 +234,7 @@ class _Execution:
             self._successor(wait_ms, self._abandoned)
         if isinstance(settled, Stale):
             self._step_aside(lease, settled, outcome)
+        lease.end()
 
     def _record(self, lease: Lease, outcome: Outcome) -> Settled | Stale:
         """Settle, trying again while the lease would have lasted."""

@@ -126,6 +126,10 @@ class Lease:
             if self._on_lost is not None:
                 self._on_lost(self)
 
+    def end(self) -> None:
+        """Tell nobody of a loss any more: the outcome is recorded."""
+        self._on_lost = None
+
     @property
     def terms(self) -> tuple[Store, int, int] | None:
         """What leases must share to be renewed in one step."""

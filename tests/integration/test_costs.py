@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -100,6 +102,22 @@ def test_a_message_that_carries_something_costs_three(
         deliver(add, callbacks=[add.si()])
 
     assert names == ["EVALSHA", "EVALSHA", "EVALSHA"]
+
+
+def test_an_execution_leaves_nothing_to_the_garbage_collector(app: Celery) -> None:
+    """What an execution used is freed when it ends, as it is without a guard."""
+    requests: list[weakref.ref[Any]] = []
+
+    @app.task(base=IdempotentTask, bind=True)
+    def add(self: Any) -> None:
+        requests.append(weakref.ref(self.request))
+
+    gc.disable()
+    try:
+        deliver(add)
+        assert [request() for request in requests] == [None]
+    finally:
+        gc.enable()
 
 
 def claim(store: RedisStore, key: str, job: str) -> int:
