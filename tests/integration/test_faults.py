@@ -142,6 +142,26 @@ class TestEndings:
         assert len(calm.begins("limit")) == 1
         assert calm.ledger.counts()["limit"] == 0
 
+    @pytest.mark.parametrize("end", ["revoke", "hard time limit"])
+    def test_a_job_that_was_ended_does_not_run_elsewhere(self, campaign, end):
+        """It is the record that ends it: a worker that has heard of no end drops a late copy."""
+        first = campaign.worker(concurrency=1)
+        limit = 1 if end == "hard time limit" else None
+        result = campaign.send(work, "ended", kwargs={"before": 60}, time_limit=limit)
+        campaign.wait_begun("ended")
+        if end == "revoke":
+            result.revoke(terminate=True, signal="SIGKILL")
+        eventually(lambda: result.state in {"REVOKED", "FAILURE"}, timeout=30)
+        first.kill()
+
+        campaign.worker(concurrency=1)
+        campaign.send(work, "ended")
+        campaign.wait_settled(["ended"])
+
+        assert len(campaign.begins("ended")) == 1
+        record = campaign.record(work, "ended")
+        assert (record.state, record.closed, record.suspects) == (State.FAILED, True, ())
+
     def test_new_request_after_a_revoked_countdown(self, calm):
         """A revoked job never runs, and neither it nor its end blocks the next of its key."""
         waiting = calm.send(keyed, "revoked", job_id="first", countdown=2)
@@ -278,6 +298,32 @@ class TestServers:
 
             assert ledger.counts() == dict.fromkeys(jobs, 1)
             assert campaign.not_ready(jobs) == []
+
+    def test_store_that_stands_still_takes_claims_that_nobody_waits_for(
+        self, valkey, ledger, worker
+    ):
+        """A claim that is applied after its time-out neither delays its job nor is a death."""
+        valkey.ensure_running()
+        settings = {"reliable_tasks_lease_seconds": 60, "reliable_tasks_store_timeout": 0.5}
+        with (
+            valkey_server() as server,
+            running(
+                valkey.new_database(), ledger, worker, store=server.new_database(), **settings
+            ) as campaign,
+        ):
+            process = campaign.worker(concurrency=1)
+            campaign.send(work, "first").get(timeout=30)
+            server.pause()
+            try:
+                result = campaign.send(work, "unheard")
+                eventually(lambda: process.log.count("deferred") >= 1)
+            finally:
+                server.resume()
+            result.get(timeout=30)  # the lease that nobody holds takes 60 s
+
+            [begin] = campaign.begins("unheard")
+            assert begin.details["crashes"] == 0
+            assert campaign.record(work, "unheard").line >= 1
 
     def test_store_blinks_while_jobs_run(self, valkey, ledger, worker):
         """A store that is away for less than a lease, when outcomes are due, doubles nothing."""
