@@ -6,6 +6,7 @@ from reliable_tasks.errors import (
     AlreadyDone,
     AlreadyRunning,
     ConfigurationError,
+    DuplicateJob,
     IdempotencyKeyReused,
     LeaseLost,
     Quarantined,
@@ -15,6 +16,7 @@ from reliable_tasks.errors import (
     UnserializableArguments,
 )
 from reliable_tasks.leases import Lease
+from reliable_tasks.many import Publication, publish_many
 from reliable_tasks.once import once
 from reliable_tasks.setup import setup
 from reliable_tasks.signals import (
@@ -25,22 +27,28 @@ from reliable_tasks.signals import (
     task_replayed,
 )
 from reliable_tasks.task import IdempotentTask
+from reliable_tasks.unique import UniqueResult, UniqueTask
 
 __all__ = (
     "AlreadyDone",
     "AlreadyRunning",
     "ConfigurationError",
+    "DuplicateJob",
     "IdempotencyKeyReused",
     "IdempotentTask",
     "Lease",
     "LeaseLost",
+    "Publication",
     "Quarantined",
     "ReliableTasksError",
     "ResultNotKept",
     "StoreUnavailable",
+    "UniqueResult",
+    "UniqueTask",
     "UnserializableArguments",
     "lease_lost",
     "once",
+    "publish_many",
     "setup",
     "task_deduplicated",
     "task_deferred",

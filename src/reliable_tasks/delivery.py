@@ -74,6 +74,7 @@ class Delivery:
         self.payload = self._header.payload_digest or ""
         retries_before, self.hop = divmod(self._header.hop, HOPS_PER_RETRY)
         self.abandoned = self._header.abandoned
+        self.turn = self._header.turn
         self.retries: int = request.retries + retries_before
         self.has_key = self._header.key_digest is not None
         self.can_wait = not request.is_eager
@@ -140,8 +141,9 @@ class Delivery:
         retry = self._retry
         if retry is not None or (isinstance(error, Retry) and not self.can_wait):
             wait_ms = _wait_ms(retry.when) if retry is not None and self.can_wait else 0
-            grace_ms = self.task.guard_options.lease_ms
-            return Outcome(State.RETRYING, keep_ms=wait_ms + grace_ms)
+            return Outcome(State.RETRYING, keep_ms=wait_ms + self.task.retry_grace_ms)
+        if isinstance(error, Reject) and error.requeue:
+            return Outcome(State.IDLE, keep_ms=self.task.requeue_grace_ms)
         if isinstance(error, Ignore | Reject | Retry):
             return Outcome(State.IDLE)
         if error is not None and not isinstance(error, Exception):
@@ -160,6 +162,14 @@ class Delivery:
 
     def defer(self, wait_ms: int, abandoned: tuple[str, ...] = ()) -> None:
         publish_successor(self.task, self._request, self._header, wait_ms, abandoned)
+
+    def revoke(self, reason: str) -> None:
+        if not (self.can_wait and self._keeps_result):
+            return
+        try:
+            self.task.backend.mark_as_revoked(self.job, reason, self._request)
+        except Exception as error:  # it only informs
+            logger.warning("%s: that it was revoked is not stored: %s", self.key, error)
 
     def send(self, value: Any) -> None:
         if self.can_wait:

@@ -5,6 +5,7 @@ Every error of the library, in one tree.
     ├── ConfigurationError       options that cannot work; change the declaration or the settings
     ├── UnserializableArguments  arguments that no key can be made of; pass an id instead
     ├── IdempotencyKeyReused     one key, two different payloads; mend the caller
+    ├── DuplicateJob             on_duplicate="raise": an equal job is queued or running; let it be
     ├── AlreadyRunning           `once`: another execution holds the lease; try later
     ├── AlreadyDone              `once`: the outcome is already there; use it
     ├── LeaseLost                another execution may have taken over; stop
@@ -22,6 +23,7 @@ __all__ = (
     "AlreadyDone",
     "AlreadyRunning",
     "ConfigurationError",
+    "DuplicateJob",
     "IdempotencyKeyReused",
     "LeaseLost",
     "Quarantined",
@@ -79,6 +81,27 @@ class IdempotencyKeyReused(ReliableTasksError):
             f"the idempotency key of {self.key!r} was used before with other arguments. "
             "One key must always mean the same call: give this call a key of its own, "
             "or leave the arguments that may differ out of same_payload."
+        )
+
+
+class DuplicateJob(ReliableTasksError):
+    """
+    A unique task was not published, for an equal job is queued, waiting, running or kept.
+
+    Args:
+        key: The record's key.
+        job: Id of the job that the call is a duplicate of.
+    """
+
+    def __init__(self, key: str, job: str) -> None:
+        super().__init__(key, job)
+        self.key, self.job = key, job
+
+    def __str__(self) -> str:
+        return (
+            f"nothing was published: job {self.job!r} of {self.key!r} is queued, running or done "
+            "not long ago. Its result is the answer to this call too; with on_duplicate='return' "
+            "apply_async returns it."
         )
 
 

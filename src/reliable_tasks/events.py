@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 from reliable_tasks import signals
-from reliable_tasks.message import Event, Message
+from reliable_tasks.message import Event
 
 __all__ = ("tell",)
 
@@ -16,13 +16,26 @@ _EVENTS = {
     Event.REPLAYED: (logging.INFO, "replayed", signals.task_replayed),
     Event.DEFERRED: (logging.INFO, "deferred", signals.task_deferred),
     Event.DEDUPLICATED: (logging.INFO, "dropped a copy", signals.task_deduplicated),
+    Event.SUPPRESSED: (logging.INFO, "was not published again", signals.task_deduplicated),
     Event.LEASE_LOST: (logging.WARNING, "lost its lease", signals.lease_lost),
     Event.QUARANTINED: (logging.ERROR, "quarantined", signals.task_quarantined),
     Event.UNGUARDED: (logging.WARNING, "runs unguarded", None),
 }
 
 
-def tell(event: str, delivery: Message, details: dict[str, Any]) -> None:
+class Subject(Protocol):
+    """What is told of: a delivery, or a job that another call is a duplicate of."""
+
+    @property
+    def key(self) -> str:
+        """The record."""
+
+    @property
+    def job(self) -> str:
+        """The task id."""
+
+
+def tell(event: str, delivery: Subject, details: dict[str, Any]) -> None:
     """Write one structured log line, then send the signal."""
     level, words, signal = _EVENTS[event]
     task: Any = delivery.task  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from reliable_tasks.core.durations import outage_wait_ms, turn_wait_ms
 from reliable_tasks.core.records import (
     Answer,
     Busy,
+    Early,
     Finished,
     Granted,
     Outcome,
@@ -126,6 +127,7 @@ class _Execution:
                 max_crashes=options.max_crashes,
                 payload=message.payload,
                 abandoned=message.abandoned,
+                turn=message.turn,
             )
         except StoreUnavailable as error:
             return self._without_store(error)
@@ -276,9 +278,13 @@ class _Execution:
     def _answer(self, answer: Answer) -> Any:
         if isinstance(answer, Superseded):
             self._event(Event.DEDUPLICATED, reason=answer.reason)
+            if answer.reason == "replaced":
+                self.message.revoke(answer.reason)
             raise Drop
         if isinstance(answer, Busy):
             self._wait_for_turn(answer)
+        if isinstance(answer, Early):
+            self._successor(min(answer.remaining_ms, self._longest_ms() or answer.remaining_ms))
         if isinstance(answer, Finished):
             try:
                 return self._replay(answer)

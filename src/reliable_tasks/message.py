@@ -29,6 +29,7 @@ class Event:
     REPLAYED = "replayed"
     DEFERRED = "deferred"
     DEDUPLICATED = "deduplicated"
+    SUPPRESSED = "suppressed"
     LEASE_LOST = "lease_lost"
     QUARANTINED = "quarantined"
     UNGUARDED = "unguarded"
@@ -65,6 +66,11 @@ class Message(Protocol):
     @property
     def abandoned(self) -> tuple[str, ...]:
         """Deliveries of its forerunners that are over, though the store may not know it."""
+        ...
+
+    @property
+    def turn(self) -> int:
+        """Its place among the calls of a unique task; see `Store.claim`."""
         ...
 
     @property
@@ -116,6 +122,10 @@ class Message(Protocol):
 
     def defer(self, wait_ms: int, abandoned: tuple[str, ...] = ()) -> None:
         """Publish a successor of this message, one hop on, that names *abandoned* deliveries."""
+        ...
+
+    def revoke(self, reason: str) -> None:
+        """Let whoever waits for the result know that there will be none."""
         ...
 
     def send(self, value: Any) -> None:

@@ -29,7 +29,7 @@ task_deferred = Signal(name="task_deferred", providing_args=_COMMON | {"wait", "
 task_deduplicated = Signal(name="task_deduplicated", providing_args=_COMMON | {"reason"})
 """
 A copy was acknowledged unrun: *reason* ``closed``, ``older``, ``repeated``, ``overtaken``,
-``running`` or ``done``.
+``replaced``, ``running`` or ``done``. Or a call published nothing: ``duplicate``.
 """
 
 lease_lost = Signal(name="lease_lost", providing_args=_COMMON | {"token"})

@@ -89,6 +89,7 @@ class IdempotentTask(Task):
     retry_on_worker_lost = False
     tells_started = False
     Request = "reliable_tasks.request:GuardedRequest"
+    option_names: ClassVar[tuple[str, ...]] = tuple(DEFAULTS)
 
     idempotency_key: ClassVar[tuple[str, ...] | Callable[..., Any] | None] = None
     same_payload: ClassVar[tuple[str, ...] | None] = None
@@ -109,7 +110,7 @@ class IdempotentTask(Task):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        options = read(_declared(cls))
+        options = cls.read_options(_declared(cls))
         run = inspect.getattr_static(cls, "run")
         if run is not inspect.getattr_static(Task, "run"):
             _check_names(options, _signature_of(run))
@@ -126,6 +127,11 @@ class IdempotentTask(Task):
             cls.tells_started, cls.track_started = True, False
         app.steps["worker"].add(WORKER_STEP)
 
+    @classmethod
+    def read_options(cls, given: Mapping[str, Any]) -> Options:
+        """Check *given* options as a set, and convert those of the guard."""
+        return read(given)
+
     @cached_property
     def guard(self) -> Guard:
         """The guard of this task's deliveries in a worker."""
@@ -139,14 +145,27 @@ class IdempotentTask(Task):
     @cached_property
     def guard_options(self) -> Options:
         """The options in force, from the declaration and the app's settings."""
-        conf = self.app.conf
-        declared = _declared(type(self))
-        for name in DEFAULTS:
-            if declared[name] is None:
-                declared[name] = conf.get(f"reliable_tasks_{name}")
-        options = read(declared)
+        options = self.read_options(self.options_in_force())
         _check_names(options, self.call_signature)
         return options
+
+    def options_in_force(self) -> dict[str, Any]:
+        """Return what is declared, and what the app's settings say of the rest."""
+        conf = self.app.conf
+        return {
+            name: conf.get(f"reliable_tasks_{name}") if value is None else value
+            for name, value in _declared(type(self)).items()
+        }
+
+    @property
+    def retry_grace_ms(self) -> int:
+        """How long a retry that is due keeps its key."""
+        return self.guard_options.lease_ms
+
+    @property
+    def requeue_grace_ms(self) -> int:
+        """How long a message that its body gave back to the queue keeps its key."""
+        return 0
 
     @cached_property
     def call_signature(self) -> inspect.Signature:
@@ -193,7 +212,8 @@ class IdempotentTask(Task):
         header = Header.parse(headers.get(NAME), request.id) if headers else None
         if header is not None and header.store_id not in (None, self.store_id):
             warn_of_other_store(header.store_id, self.place)
-        if header is None or (header.key_digest is None and self.guard_options.idempotency_key):
+        has_key = self.guard_options.idempotency_key is not None
+        if header is None or (header.key_digest is None and has_key):
             made = self._header_of(args, kwargs, request.id, None)
             header = made if header is None else replace(
                 header, key_digest=made.key_digest, payload_digest=made.payload_digest
@@ -296,18 +316,33 @@ class IdempotentTask(Task):
         eager: bool = False,
     ) -> dict[str, Any]:
         """Return *headers* with this message's own header among them."""
+        own = self._header_for(
+            args, kwargs, task_id, idempotency_key, headers, options, eager=eager
+        )
+        return {**(headers or {}), NAME: own.encode()}
+
+    def _header_for(
+        self,
+        args: Any,
+        kwargs: Any,
+        task_id: str,
+        idempotency_key: str | None,
+        headers: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        *,
+        eager: bool = False,
+    ) -> Header:
+        """Return the message's own header, which may stand among *headers* already."""
         header = Header.parse((headers or {}).get(NAME), task_id)
         if header is None:
             args, kwargs = self._as_sent(args, kwargs, options)
-            header = self._header_of(args, kwargs, task_id, idempotency_key)
             store_id = None if eager or self.app.conf.task_always_eager else self.store_id
-            header = Header(task_id, header.key_digest, header.payload_digest, 0, store_id)
-        elif options.get("retries", 0) > self.request.retries:
+            header = self._header_of(args, kwargs, task_id, idempotency_key)
+            return replace(header, store_id=store_id)
+        if options.get("retries", 0) > self.request.retries:
             first_hop = header.hop - header.hop % HOPS_PER_RETRY
-            header = Header(
-                task_id, header.key_digest, header.payload_digest, first_hop, header.store_id
-            )
-        return {**(headers or {}), NAME: header.encode()}
+            return replace(header, hop=first_hop, abandoned=())
+        return header
 
     def _as_sent(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return the arguments as they will stand in the message: pydantic models dumped."""
@@ -454,8 +489,8 @@ class IdempotentTask(Task):
         return keeps_result(self, self.request)
 
 
-def _declared(cls: type) -> dict[str, Any]:
-    values = {name: inspect.getattr_static(cls, name) for name in DEFAULTS}
+def _declared(cls: type[IdempotentTask]) -> dict[str, Any]:
+    values = {name: inspect.getattr_static(cls, name) for name in cls.option_names}
     key = values["idempotency_key"]
     values["idempotency_key"] = key.__func__ if isinstance(key, staticmethod) else key
     return values
@@ -476,8 +511,8 @@ def _check_names(options: Options, signature: inspect.Signature) -> None:
         check_names(options.same_payload, signature, option="same_payload")
 
 
-def _check_spelling(cls: type) -> None:
-    check_spelling(set(dir(cls)).difference(dir(IdempotentTask)), (*DEFAULTS, "store_url"))
+def _check_spelling(cls: type[IdempotentTask]) -> None:
+    check_spelling(set(dir(cls)).difference(dir(IdempotentTask)), (*cls.option_names, "store_url"))
     if inspect.getattr_static(cls, "lease") is not vars(IdempotentTask)["lease"]:
         raise ConfigurationError(
             "lease: expected lease_seconds for its length, got lease, which is the lease itself "

@@ -9,7 +9,7 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.utils.text import match_case
 
-from reliable_tasks.core.settings import DEFAULTS
+from reliable_tasks.core import uniqueness
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.request import drain_active
 from reliable_tasks.shield import limit_every_task
@@ -18,7 +18,7 @@ from reliable_tasks.task import IdempotentTask
 __all__ = ("WorkerStep", "check", "check_names")
 
 PREFIX = "reliable_tasks_"
-KNOWN = (*DEFAULTS, "store", "store_url", "store_timeout", "prefix")
+KNOWN = (*uniqueness.NAMES, "store", "store_url", "store_timeout", "prefix")
 
 
 class WorkerStep(bootsteps.StartStopStep):

@@ -58,6 +58,7 @@ class Delivery:
     can_wait = True
     second_look_ms = None
     longest_wait_ms = None
+    turn = 0
 
     def __init__(self, worker: Worker, held: Held) -> None:
         self.worker, self.world, self.held = worker, worker.world, held
@@ -187,6 +188,9 @@ class Delivery:
         self.world.publish(
             replace(self.message, hop=self.hop + 1, due_us=due_us, abandoned=abandoned)
         )
+
+    def revoke(self, reason: str) -> None:
+        pass
 
     def send(self, value: Any) -> None:
         self._send("S")

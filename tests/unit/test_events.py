@@ -38,6 +38,13 @@ EVENTS = [
         "INFO",
         "dropped a copy: reason=older",
     ),
+    (
+        Event.SUPPRESSED,
+        {"reason": "duplicate"},
+        signals.task_deduplicated,
+        "INFO",
+        "was not published again: reason=duplicate",
+    ),
     (Event.LEASE_LOST, {"token": 7}, signals.lease_lost, "WARNING", "lost its lease: token=7"),
     (
         Event.QUARANTINED,

@@ -86,8 +86,10 @@ class FakeMessage:
     broken: dict[str, Any] = field(default_factory=dict)
     deferred: list[int] = field(default_factory=list)
     abandoned: tuple[str, ...] = ()
+    turn: int = 0
     names: tuple[str, ...] = ()
     sent: list[Any] = field(default_factory=list)
+    revoked: list[str] = field(default_factory=list)
     runs: int = 0
     retried: bool = False
 
@@ -117,6 +119,9 @@ class FakeMessage:
         self._attempt("defer")
         self.names = abandoned
         self.deferred.append(wait_ms)
+
+    def revoke(self, reason: str) -> None:
+        self.revoked.append(reason)
 
     def send(self, value: Any) -> None:
         self._attempt("send")

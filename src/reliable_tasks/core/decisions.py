@@ -116,13 +116,14 @@ def _answer_by_state(record: Record, ask: Claim, runs: bool, now_us: int) -> Ans
     live = now_us // 1000 < record.until_ms
     if record.state is State.QUARANTINED:
         return Poisoned(len(record.suspects))
-    if live and not same_job and record.state is not State.IDLE:
+    is_told = live or _is_answered(record, ask)
+    if is_told and not same_job and record.state is not State.IDLE:
         if record.payload and ask.payload and record.payload != ask.payload:
             reservations.drop(record, ask.job, window=False)
             return Reused()
         if record.state in _ENDED:
             reservations.drop(record, ask.job, window=False)
-            left_ms = record.until_ms - now_us // 1000
+            left_ms = max(0, record.until_ms - now_us // 1000)
             return Finished(State(record.state), record.outcome, same_job=False, left_ms=left_ms)
     if live and (runs or (record.state is State.RETRYING and not same_job)):
         return _busy(record, ask, now_us)
@@ -132,6 +133,13 @@ def _answer_by_state(record: Record, ask: Claim, runs: bool, now_us: int) -> Ans
         record.state, record.draining, record.expires_ms = State.QUARANTINED, False, None
         return Poisoned(len(record.suspects))
     return _grant(record, ask, now_us)
+
+
+def _is_answered(record: Record, ask: Claim) -> bool:
+    """Whether the job that ran was done, or is kept, only after the call of *ask*'s message."""
+    is_kept = record.state is State.DONE and record.outcome is not None
+    was_called_before = -record.until_ms * 1000 < ask.turn < 0
+    return is_kept and was_called_before and record.payload == ask.payload
 
 
 def _busy(record: Record, ask: Claim, now_us: int) -> Busy:

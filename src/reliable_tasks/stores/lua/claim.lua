@@ -1,7 +1,8 @@
 -- claim: may this delivery of a job run? One atomic step; see core/decisions.py for the table.
 -- KEYS[1] the record
 -- ARGV[1] lease, ms  [2] horizon, ms  [3] max_crashes  [4] delivery  [5] job  [6] line  [7] payload
---     [8] turn, 0 for none  [9...] earlier deliveries of the job that are over; left out if neither
+--     [8] turn, 0 for none, or the time of the call in us, negated
+--     [9...] earlier deliveries of the job that are over; left out, as is the turn, if there is none
 -- Returns {1, token, crashes} granted         {2, remaining ms, same job, newer} busy
 --         {3, state, same job, replays, retention left in ms, outcome or nil} finished
 --         {4, reason} superseded    {5, crashes} poisoned    {6} reused    {7} unreadable
@@ -156,6 +157,13 @@ if waiting and waiting.job == job and now_ms < waiting.till and now_ms < waiting
   return { 8, waiting.due - now_ms }
 end
 if state == "Q" then return { 5, crashes } end
+if turn < 0 and not same and state == "D" and -turn < till * 1000 and (paid or "") == payload then
+  local outcome = redis.call("HGET", key, "o")
+  if outcome then -- called before the job that ran was done, or while it is kept
+    wait_no_longer()
+    return { 3, state, 0, 0, math.max(0, left_ms), outcome }
+  end
+end
 if live and not same and state ~= "I" then
   if paid and payload ~= "" and paid ~= payload then
     wait_no_longer()

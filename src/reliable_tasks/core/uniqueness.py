@@ -1,0 +1,143 @@
+"""The options of a unique task, checked as a set (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reliable_tasks.core import settings
+from reliable_tasks.core.durations import to_ms
+from reliable_tasks.core.settings import Options
+from reliable_tasks.errors import ConfigurationError
+
+__all__ = ("DEFAULTS", "NAMES", "Uniqueness", "read")
+
+DEFAULTS: Mapping[str, Any] = {
+    "unique_for": 0.0,
+    "on_duplicate": "return",
+    "publish_grace": 30.0,
+    "reserved_for": 3_600.0,
+    "keep_last": False,
+    "debounce": 0.0,
+    "debounce_limit": 0.0,
+    "throttle": 0.0,
+}
+
+NAMES = (*settings.DEFAULTS, *DEFAULTS)
+"""All options of a unique task, those of its guard included."""
+
+_MODES = ("unique_for", "keep_last", "debounce", "throttle")
+_ON_DUPLICATE = ("return", "raise")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uniqueness:
+    """
+    What publishing a unique task goes by. Times in milliseconds; 0: the mode is off.
+
+    Made by `read`; the reference describes each option.
+    """
+
+    unique_for_ms: int
+    on_duplicate: str
+    grace_ms: int
+    reserved_for_ms: int
+    keep_last: bool
+    debounce_ms: int
+    limit_ms: int
+    throttle_ms: int
+
+    @property
+    def latest_wins(self) -> bool:
+        """Whether a call goes before an earlier one that waits, or beside one that runs."""
+        return self.keep_last or self.debounce_ms > 0
+
+
+def read(given: Mapping[str, Any]) -> tuple[Uniqueness, Options]:
+    """
+    Check the options of a unique task and of its guard, and convert them.
+
+    Args:
+        given: Values by option name, as the user wrote them; a missing one or
+            None means the default.
+
+    Raises:
+        ConfigurationError: A value, or two together, cannot work.
+    """
+    values = {
+        name: default if given.get(name) is None else given[name]
+        for name, default in DEFAULTS.items()
+    }
+    if values["on_duplicate"] not in _ON_DUPLICATE:
+        raise ConfigurationError(
+            f"on_duplicate: expected one of {_ON_DUPLICATE}, got {values['on_duplicate']!r}"
+        )
+    if not isinstance(values["keep_last"], bool):
+        raise ConfigurationError(f"keep_last: expected True or False, got {values['keep_last']!r}")
+    uniqueness = Uniqueness(
+        unique_for_ms=to_ms("unique_for", values["unique_for"], least=0),
+        on_duplicate=values["on_duplicate"],
+        grace_ms=to_ms("publish_grace", values["publish_grace"], least=0.1),
+        reserved_for_ms=to_ms("reserved_for", values["reserved_for"], least=1),
+        keep_last=values["keep_last"],
+        debounce_ms=to_ms("debounce", values["debounce"], least=0),
+        limit_ms=to_ms("debounce_limit", values["debounce_limit"], least=0),
+        throttle_ms=to_ms("throttle", values["throttle"], least=0),
+    )
+    _check_modes(values)
+    _check_debounce(uniqueness)
+    _check_beside(uniqueness, given)
+    return uniqueness, settings.read({**given, "retention": uniqueness.unique_for_ms / 1_000})
+
+
+def _check_modes(values: Mapping[str, Any]) -> None:
+    chosen = [name for name in _MODES if values[name]]
+    if len(chosen) > 1:
+        raise ConfigurationError(
+            f"{chosen[1]}: expected at most one of {', '.join(_MODES)}, "
+            f"got {' and '.join(chosen)}. Each says differently what becomes of a call that "
+            "comes after another: declare two tasks if you need both."
+        )
+
+
+def _check_debounce(uniqueness: Uniqueness) -> None:
+    if not uniqueness.limit_ms:
+        return
+    if not uniqueness.debounce_ms:
+        raise ConfigurationError(
+            f"debounce_limit: expected debounce beside it, got {uniqueness.limit_ms / 1_000:g} s "
+            "alone. It bounds how long calls can put off a run that debounce delays."
+        )
+    if uniqueness.limit_ms < uniqueness.debounce_ms:
+        raise ConfigurationError(
+            f"debounce_limit: expected at least debounce ({uniqueness.debounce_ms / 1_000:g} s), "
+            f"got {uniqueness.limit_ms / 1_000:g} s. Every run would come at the limit."
+        )
+
+
+def _check_beside(uniqueness: Uniqueness, given: Mapping[str, Any]) -> None:
+    """Refuse options of the guard that would undo those of the publisher."""
+    if given.get("retention") is not None:
+        raise ConfigurationError(
+            f"retention: expected nothing on a UniqueTask, got {given['retention']!r}. How long an "
+            "equal call stays a duplicate after success is unique_for."
+        )
+    if given.get("when_failed") == "remember" and not uniqueness.unique_for_ms:
+        raise ConfigurationError(
+            "when_failed: expected 'release' without unique_for, got 'remember'. Unless an ended "
+            "job is kept for some time, no other is ever told of the failure."
+        )
+    if not uniqueness.latest_wins:
+        return
+    mode = "keep_last" if uniqueness.keep_last else "debounce"
+    if given.get("same_payload") is not None:
+        raise ConfigurationError(
+            f"same_payload: expected nothing with {mode}, got {given['same_payload']!r}. The call "
+            "with the latest arguments is to run, so those of one key may differ."
+        )
+    if given.get("when_running") == "skip":
+        raise ConfigurationError(
+            f"when_running: expected 'defer' with {mode}, got 'skip'. The call that came while "
+            "another ran is to run after it, and would be dropped."
+        )

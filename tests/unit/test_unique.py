@@ -1,0 +1,691 @@
+"""What a call of a unique task becomes: a message, or the job that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery import chain, group
+
+from reliable_tasks import (
+    ConfigurationError,
+    DuplicateJob,
+    StoreUnavailable,
+    UniqueResult,
+    UniqueTask,
+    task_deduplicated,
+)
+from reliable_tasks.stores.memory import MemoryStore
+from reliable_tasks.testing.clock import ManualClock
+from tests.unit.test_publishing import Bench
+
+
+class Store(MemoryStore):
+    """A store that is down for the operations in *down*."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.down: set[str] = set()
+
+    def _attempt(self, name: str) -> None:
+        if name in self.down:
+            raise StoreUnavailable(name, "down")
+
+    def reserve(self, asks: Any) -> Any:
+        self._attempt("reserve")
+        return super().reserve(asks)
+
+    def confirm(self, words: Any) -> None:
+        self._attempt("confirm")
+        super().confirm(words)
+
+    def unreserve(self, key: str, *, job: str) -> None:
+        self._attempt("unreserve")
+        super().unreserve(key, job=job)
+
+
+class UniqueBench(Bench):
+    """Unique tasks on a store whose time the test moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = ManualClock()
+        self.store = Store(self.clock)
+
+    def unique(self, body: Any = None, **options: Any) -> Any:
+        """Declare a unique task that notes its arguments, or does what *body* does."""
+
+        def note(task: Any, *args: Any, **kwargs: Any) -> Any:
+            self.ran.append(args[0] if args else kwargs)
+            return args[0] if args else None
+
+        return self.task(body or note, base=UniqueTask, store=self.store, **options)
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        """Let nothing be published."""
+        send = self.app.amqp.send_task_message
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise OSError("no broker")
+
+        self.app.amqp.send_task_message = fail
+        yield
+        self.app.amqp.send_task_message = send
+
+    def waiting(self) -> int:
+        """Messages in the queue."""
+        with self.app.connection_for_read() as connection:
+            queue = connection.SimpleQueue(self.app.conf.task_default_queue)
+            try:
+                return int(queue.qsize())
+            finally:
+                queue.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[UniqueBench]:
+    bench = UniqueBench()
+    yield bench
+    bench.app.close()
+
+
+class TestQueued:
+    """While an equal job waits, a call publishes nothing."""
+
+    def test_duplicate(self, bench: UniqueBench) -> None:
+        """It returns the result of the job that waits, and says so."""
+        task = bench.unique()
+
+        first, second = task.delay(1), task.delay(1)
+
+        assert isinstance(first, UniqueResult)
+        assert isinstance(second, UniqueResult)
+        assert (first.duplicate, second.duplicate) == (False, True)
+        assert second.id == first.id
+        assert bench.waiting() == 1
+
+    def test_other_arguments(self, bench: UniqueBench) -> None:
+        """A call with other arguments is another job."""
+        task = bench.unique()
+
+        assert not task.delay(1).duplicate
+        assert not task.delay(2).duplicate
+        assert bench.waiting() == 2
+
+    def test_same_arguments_in_another_form(self, bench: UniqueBench) -> None:
+        """It does not matter how the call is written."""
+
+        def body(task: Any, a: int, b: int = 2, *more: int, **rest: int) -> None:
+            """Take effect."""
+
+        task = bench.unique(body)
+
+        task.delay(1)
+        assert task.delay(b=2, a=1).duplicate
+        assert not task.delay(1, 2, 3).duplicate
+        assert not task.delay(1, c=3).duplicate
+
+    def test_no_arguments(self, bench: UniqueBench) -> None:
+        """All calls of a task without arguments are equal, also where the header is lost."""
+
+        def body(task: Any) -> None:
+            bench.ran.append("ran")
+
+        task = bench.unique(body)
+
+        first = task.delay()
+        assert task.delay().duplicate
+        bench.app.send_task(task.name)  # without our header
+        bench.work()
+
+        assert bench.ran == ["ran", "ran"]
+        assert len([*bench.store.scan()]) == 1
+        assert bench.ended[first.id] == ("SUCCESS", None)
+
+    def test_named_arguments(self, bench: UniqueBench) -> None:
+        """Where the task names arguments, calls are equal if those are."""
+
+        def body(task: Any, shop: int, reason: str) -> None:
+            """Take effect."""
+
+        task = bench.unique(body, idempotency_key=("shop",))
+
+        task.delay(1, "a")
+        assert task.delay(1, "b").duplicate
+        assert not task.delay(2, "a").duplicate
+
+    def test_told(self, bench: UniqueBench) -> None:
+        """A call that publishes nothing is a log line and a signal."""
+        told: list[Any] = []
+        task = bench.unique()
+
+        def listen(sender: Any, **fields: Any) -> None:
+            told.append((sender.name, fields["task_id"], fields["reason"]))
+
+        task_deduplicated.connect(listen)
+        first = task.delay(1)
+        task.delay(1)
+
+        assert told == [(task.name, first.id, "duplicate")]
+
+    def test_raise(self, bench: UniqueBench) -> None:
+        """Told to raise, a duplicate names the job."""
+        task = bench.unique(on_duplicate="raise")
+        first = task.delay(1)
+
+        with pytest.raises(DuplicateJob) as raised:
+            task.delay(1)
+
+        assert raised.value.job == first.id
+        assert bench.waiting() == 1
+
+    def test_free_after_completion(self, bench: UniqueBench) -> None:
+        """Once the job is done, an equal call is a job of its own."""
+        task = bench.unique()
+        task.delay(1)
+        bench.work()
+        bench.clock.advance(0.001)
+
+        assert not task.delay(1).duplicate
+        bench.work()
+
+        assert bench.ran == [1, 1]
+
+    def test_unique_for(self, bench: UniqueBench) -> None:
+        """With unique_for an equal call is a duplicate for some time after success."""
+        task = bench.unique(unique_for=60)
+        first = task.delay(1)
+        bench.work()
+
+        bench.clock.advance(59)
+        assert task.delay(1).id == first.id
+        bench.clock.advance(2)
+        assert not task.delay(1).duplicate
+
+    def test_failure_frees(self, bench: UniqueBench) -> None:
+        """After a failure an equal call runs, whatever unique_for says."""
+
+        def body(task: Any) -> None:
+            raise KeyError
+
+        task = bench.unique(body, unique_for=60)
+        task.delay()
+        bench.work()
+
+        assert not task.delay().duplicate
+
+
+class TestTimes:
+    """How long a job that nobody runs keeps its place."""
+
+    def test_bound(self, bench: UniqueBench) -> None:
+        """A job that is lost in the queue blocks equal calls no longer than reserved_for."""
+        task = bench.unique(reserved_for=100)
+        task.delay(1)
+
+        bench.clock.advance(99)
+        assert task.delay(1).duplicate
+        bench.clock.advance(2)
+        assert not task.delay(1).duplicate
+
+    @pytest.mark.parametrize(
+        "when",
+        [
+            {"countdown": 1_000},
+            {"countdown": timedelta(seconds=1_000).total_seconds()},
+            {"eta": datetime.now(UTC) + timedelta(seconds=1_000)},
+            {"eta": (datetime.now(UTC) + timedelta(seconds=1_000)).isoformat()},
+        ],
+        ids=["countdown", "float", "eta", "text"],
+    )
+    def test_bound_begins_when_it_is_due(self, bench: UniqueBench, when: dict[str, Any]) -> None:
+        """The time until the ETA comes on top."""
+        task = bench.unique(reserved_for=100)
+        task.apply_async((1,), **when)
+
+        bench.clock.advance(1_050)
+        assert task.delay(1).duplicate
+        bench.clock.advance(60)
+        assert not task.delay(1).duplicate
+
+    @pytest.mark.parametrize("expires", [50, datetime.now(UTC) + timedelta(seconds=50)])
+    def test_expiry_is_the_bound(self, bench: UniqueBench, expires: Any) -> None:
+        """A job that expires in the queue keeps its place no longer."""
+        task = bench.unique()
+        task.apply_async((1,), expires=expires)
+
+        bench.clock.advance(40)
+        assert task.delay(1).duplicate
+        bench.clock.advance(20)
+        assert not task.delay(1).duplicate
+
+    def test_lost_confirmation(self, bench: UniqueBench) -> None:
+        """A confirmation that is lost leaves the publish grace."""
+        task = bench.unique(publish_grace=5)
+        bench.store.down.add("confirm")
+        task.delay(1)
+
+        assert task.delay(1).duplicate
+        bench.clock.advance(6)
+        assert not task.delay(1).duplicate
+
+    def test_grace_of_a_dead_producer(self, bench: UniqueBench) -> None:
+        """A producer that died after reserving blocks for the grace."""
+        task = bench.unique(publish_grace=5)
+        plan = task.plan((1,))
+        bench.store.reserve([plan.ask])
+
+        assert task.delay(1).id == plan.task_id
+        bench.clock.advance(6)
+        assert not task.delay(1).duplicate
+
+
+class TestTrouble:
+    """A publish that fails, and a store that is down."""
+
+    def test_failed_publish_frees(self, bench: UniqueBench) -> None:
+        """The error is the caller's, and the next call publishes."""
+        task = bench.unique()
+
+        with bench.broken(), pytest.raises(OSError, match="no broker"):
+            task.delay(1)
+
+        assert not task.delay(1).duplicate
+
+    def test_error_stays_the_publish_error(self, bench: UniqueBench) -> None:
+        """A store that cannot be told hides nothing."""
+        task = bench.unique()
+        bench.store.down.add("unreserve")
+
+        with bench.broken(), pytest.raises(OSError, match="no broker"):
+            task.delay(1)
+
+    def test_store_down(self, bench: UniqueBench, caplog: pytest.LogCaptureFixture) -> None:
+        """Without the store a call is published unreserved, and a warning says so."""
+        task = bench.unique()
+        bench.store.down.add("reserve")
+
+        first, second = task.delay(1), task.delay(1)
+
+        assert first.id != second.id
+        assert "without a reservation" in caplog.text
+
+
+class TestAwaited:
+    """What others wait for is never suppressed."""
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"link": True},
+            {"link_error": True},
+            {"task_id": "mine"},
+            {"parent_id": "of-a-callback"},
+            {"chain": []},
+            {"group_id": "group"},
+        ],
+        ids=lambda options: next(iter(options)),
+    )
+    def test_published_beside_an_equal_one(
+        self, bench: UniqueBench, options: dict[str, Any]
+    ) -> None:
+        """It is published all the same, and answered with the result of the job that was there."""
+
+        def end(self: Any, *_: Any) -> None:
+            """Hear of it."""
+
+        task, ending = bench.unique(), bench.task(end)
+        options = {name: ending.s() if value is True else value for name, value in options.items()}
+        first = task.delay(1)
+
+        second = task.apply_async((1,), **options)
+
+        assert not second.duplicate
+        assert second.id != first.id
+        bench.clock.advance(1)
+        bench.work()
+        assert bench.ran == [1]
+        assert bench.ended[second.id] == bench.ended[first.id] == ("SUCCESS", 1)
+
+    def test_reserves(self, bench: UniqueBench) -> None:
+        """A plain call beside it is a duplicate of it."""
+        task = bench.unique()
+
+        first = task.apply_async((1,), task_id="mine")
+
+        assert task.delay(1).id == first.id == "mine"
+
+    def test_call_after_it_ended_is_fresh(self, bench: UniqueBench) -> None:
+        """One that is called after the equal job ended runs itself."""
+        task = bench.unique()
+        task.delay(1)
+        bench.work()
+        bench.clock.advance(0.001)
+
+        task.apply_async((1,), task_id="mine")
+        bench.work()
+
+        assert bench.ran == [1, 1]
+
+    @pytest.mark.parametrize("build", [chain, group])
+    def test_flow_of_equal_jobs(self, bench: UniqueBench, build: Any) -> None:
+        """Each part of a flow ends; parts that were called together share one run."""
+        task = bench.unique()
+        task.delay(1)
+
+        build(task.si(1), task.si(1)).apply_async()
+        bench.clock.advance(1)
+        bench.work()
+
+        assert len(bench.ended) == 3
+        assert {state for state, _ in bench.ended.values()} == {"SUCCESS"}
+        assert len(bench.ran) == (1 if build is group else 2)
+
+    def test_result_too_large_to_share(self, bench: UniqueBench) -> None:
+        """Where the result was not kept, the other job runs."""
+        task = bench.unique(max_result_bytes=0)
+        task.delay(1)
+
+        task.apply_async((1,), task_id="mine")
+        bench.work()
+
+        assert bench.ran == [1, 1]
+        assert bench.ended["mine"] == ("SUCCESS", 1)
+
+
+class TestOwnMessages:
+    """A job's own messages are no duplicates of it."""
+
+    @pytest.mark.parametrize("how", ["retry", "autoretry_for"])
+    def test_retry(self, bench: UniqueBench, how: str) -> None:
+        """A retry does not block itself; an equal call meanwhile is a duplicate."""
+        meanwhile: list[Any] = []
+
+        def body(self: Any, number: int) -> str:
+            bench.ran.append(self.request.retries)
+            if self.request.retries < 2:
+                if how == "retry":
+                    raise self.retry(countdown=60)
+                raise ValueError
+            return "done"
+
+        options: dict[str, Any] = {} if how == "retry" else {"autoretry_for": (ValueError,)}
+        task = bench.unique(body, **options)
+
+        first = task.delay(1)
+        bench.work(1)
+        meanwhile.append(task.delay(1))
+        bench.clock.advance(3_000)
+        meanwhile.append(task.delay(1))
+        bench.work()
+
+        assert bench.ran == [0, 1, 2]
+        assert {each.id for each in meanwhile} == {first.id}
+        assert bench.ended[first.id] == ("SUCCESS", "done")
+
+    def test_call_from_inside(self, bench: UniqueBench) -> None:
+        """A job that calls its own task with its own arguments gets itself."""
+        inside: list[Any] = []
+
+        def body(self: Any, number: int) -> None:
+            inside.append(self.delay(number))
+
+        first = bench.unique(body).delay(1)
+        bench.work()
+
+        assert [each.id for each in inside] == [first.id]
+
+    def test_replaced_by_itself(self, bench: UniqueBench) -> None:
+        """A task that replaces itself goes on under its id."""
+
+        def body(self: Any, number: int) -> Any:
+            bench.ran.append(number)
+            return self.replace(self.s(number + 1)) if number < 2 else number
+
+        first = bench.unique(body).delay(0)
+        bench.work()
+
+        assert bench.ran == [0, 1, 2]
+        assert bench.ended[first.id] == ("SUCCESS", 2)
+
+    def test_rejected_message_keeps_its_place(self, bench: UniqueBench) -> None:
+        """A body that gives its message back to the queue keeps its key for the grace."""
+        from celery.exceptions import Reject
+
+        def body(self: Any, number: int) -> None:
+            raise Reject("not now", requeue=True)
+
+        task = bench.unique(body, publish_grace=5)
+        first = task.delay(1)
+        bench.work(1)
+
+        assert task.delay(1).id == first.id
+        bench.clock.advance(6)
+        assert not task.delay(1).duplicate
+
+
+class TestRevoke:
+    """Who revokes a job frees its place."""
+
+    def test_result(self, bench: UniqueBench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The next call publishes at once, whatever the workers do."""
+        revoked: list[str] = []
+        monkeypatch.setattr(bench.app.control, "revoke", lambda job, **_: revoked.append(job))
+        task = bench.unique()
+        first = task.delay(1)
+
+        task.delay(1).revoke()
+
+        assert revoked == [first.id]
+        assert not task.delay(1).duplicate
+
+    def test_result_of_an_id(self, bench: UniqueBench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A result that was made of an id alone revokes as Celery does."""
+        revoked: list[str] = []
+        monkeypatch.setattr(bench.app.control, "revoke", lambda job, **_: revoked.append(job))
+
+        bench.unique().AsyncResult("some").revoke()
+
+        assert revoked == ["some"]
+
+
+class TestKeepLast:
+    """A change while the job runs causes one more run, with the last arguments."""
+
+    @pytest.fixture
+    def task(self, bench: UniqueBench) -> Any:
+        def body(self: Any, shop: int, version: int) -> int:
+            bench.ran.append(version)
+            if version == 0:
+                for change in (1, 2, 2, 3):
+                    bench.clock.advance(1)
+                    changes.append(self.delay(shop, change))
+            return version
+
+        changes = bench.changes = []  # type: ignore[attr-defined]
+        return bench.unique(body, idempotency_key=("shop",), keep_last=True)
+
+    def test_three_changes(self, bench: UniqueBench, task: Any) -> None:
+        """Of the calls that came while it ran only the last runs; the others are revoked."""
+        first = task.delay(1, 0)
+        bench.work()
+
+        changes = bench.changes  # type: ignore[attr-defined]
+        assert bench.ran == [0, 3]
+        assert [each.duplicate for each in changes] == [False, False, True, False]
+        assert changes[1].id == changes[2].id
+        assert changes[0].state == changes[1].state == "REVOKED"
+        assert bench.ended[first.id] == ("SUCCESS", 0)
+        assert bench.ended[changes[3].id] == ("SUCCESS", 3)
+
+    def test_waiting_call_is_replaced(self, bench: UniqueBench, task: Any) -> None:
+        """Two calls that wait become one, with the arguments of the last."""
+        task.delay(1, 5)
+        bench.clock.advance(1)
+        task.delay(1, 6)
+
+        bench.work()
+
+        assert bench.ran == [6]
+
+    def test_equal_calls_are_duplicates(self, bench: UniqueBench, task: Any) -> None:
+        """A call with the arguments of the one that waits publishes nothing."""
+        task.delay(1, 5)
+        assert task.delay(1, 5).duplicate
+
+        bench.work()
+
+        assert bench.ran == [5]
+
+    def test_publish_that_fails_replaces_nothing(self, bench: UniqueBench, task: Any) -> None:
+        """The call that waits runs if the one that would have replaced it was never published."""
+        task.delay(1, 5)
+        bench.clock.advance(1)
+        with bench.broken(), pytest.raises(OSError, match="no broker"):
+            task.delay(1, 6)
+
+        bench.work()
+
+        assert bench.ran == [5]
+
+    def test_awaited_call_is_not_replaced(self, bench: UniqueBench, task: Any) -> None:
+        """What others wait for runs, whatever comes after it."""
+        task.apply_async((1, 5), task_id="mine")
+        bench.clock.advance(1)
+        task.delay(1, 6)
+
+        bench.work()
+
+        assert bench.ran == [5, 6]
+
+
+class TestDebounce:
+    """The run comes so long after the last call."""
+
+    @pytest.fixture
+    def task(self, bench: UniqueBench) -> Any:
+        def body(self: Any, shop: int, version: int) -> None:
+            bench.ran.append(version)
+
+        return bench.unique(body, idempotency_key=("shop",), debounce=10, debounce_limit=25)
+
+    def due(self, bench: UniqueBench) -> float:
+        """Seconds until the waiting job of the only key is due."""
+        [key] = bench.store.scan()
+        record = bench.store.peek(key)
+        assert record is not None
+        assert record.waiting is not None
+        return (record.waiting.due_ms - bench.clock.now_us() // 1_000) / 1_000
+
+    def test_put_off_by_equal_calls(self, bench: UniqueBench, task: Any) -> None:
+        """An equal call publishes nothing, and puts the run off, up to the limit."""
+        task.delay(1, 5)
+        assert self.due(bench) == 10
+        bench.clock.advance(8)
+        assert task.delay(1, 5).duplicate
+        assert self.due(bench) == 10
+        bench.clock.advance(8)
+        assert task.delay(1, 5).duplicate
+        assert self.due(bench) == 9
+
+    def test_message_that_comes_early_waits(self, bench: UniqueBench, task: Any) -> None:
+        """The one message goes back for as long as the run was put off."""
+        task.delay(1, 5)
+        bench.work(1)
+        assert bench.ran == []
+        assert bench.waiting() == 1
+
+        bench.clock.advance(10)
+        bench.work()
+
+        assert bench.ran == [5]
+
+    def test_other_arguments_replace(self, bench: UniqueBench, task: Any) -> None:
+        """The run has the arguments of the last call."""
+        replaced = task.delay(1, 5)
+        bench.clock.advance(8)
+        task.delay(1, 6)
+        bench.clock.advance(10)
+
+        bench.work()
+
+        assert bench.ran == [6]
+        assert replaced.state == "REVOKED"
+
+    def test_delay_of_its_own(self, bench: UniqueBench, task: Any) -> None:
+        """A call cannot say when it is to run, for the task does."""
+        with pytest.raises(ConfigurationError, match="countdown, eta: expected neither"):
+            task.apply_async((1, 5), countdown=3)
+
+    def test_awaited_call_runs_at_once(self, bench: UniqueBench, task: Any) -> None:
+        """What others wait for is not put off."""
+        task.apply_async((1, 5), task_id="mine")
+
+        bench.work()
+
+        assert bench.ran == [5]
+
+
+class TestThrottle:
+    """One call in a window."""
+
+    def test_window(self, bench: UniqueBench) -> None:
+        """After the first call the others are its duplicates until the window is over."""
+        task = bench.unique(throttle=60)
+        first = task.delay(1)
+        bench.work()
+
+        bench.clock.advance(50)
+        assert task.delay(1).id == first.id
+        bench.clock.advance(11)
+        assert not task.delay(1).duplicate
+
+    def test_failed_publish_opens_no_window(self, bench: UniqueBench) -> None:
+        """A call that was never published holds no other back."""
+        task = bench.unique(throttle=60)
+        with bench.broken(), pytest.raises(OSError, match="no broker"):
+            task.delay(1)
+
+        assert not task.delay(1).duplicate
+
+
+class TestDeclaration:
+    """Options come from the class, the decorator and the app."""
+
+    def test_retention_is_refused(self, bench: UniqueBench) -> None:
+        """The option that says the same is named."""
+        with pytest.raises(ConfigurationError, match="unique_for"):
+            bench.unique(retention=60, lazy=False)
+
+    def test_modes_are_refused_together(self, bench: UniqueBench) -> None:
+        """Two modes on one task are refused when it is declared."""
+        with pytest.raises(ConfigurationError, match="at most one"):
+            bench.unique(keep_last=True, throttle=60, lazy=False)
+
+    def test_settings(self, bench: UniqueBench) -> None:
+        """What the task leaves open, the app's settings say; its retention is for other tasks."""
+        bench.app.conf.reliable_tasks_reserved_for = 100
+        bench.app.conf.reliable_tasks_retention = 1_000
+        task = bench.unique()
+
+        assert task.uniqueness.reserved_for_ms == 100_000
+        assert task.guard_options.retention_ms == 0
+
+
+class TestEager:
+    """Eager tasks run at once, so none is queued."""
+
+    def test_always_eager(self, bench: UniqueBench) -> None:
+        """Each call runs and is no duplicate."""
+        bench.app.conf.task_always_eager = True
+        task = bench.unique()
+
+        results = [task.delay(1), task.delay(1), task.apply((1,))]
+
+        assert [each.get() for each in results] == [1, 1, 1]
+        assert [getattr(each, "duplicate", False) for each in results] == [False] * 3
+        assert bench.ran == [1, 1, 1]
