@@ -60,7 +60,10 @@ def test_every_history_keeps_the_promises(broker: type[Broker], history: dict[st
 
 @pytest.mark.parametrize(
     "rule",
-    ["zsucc", "samewait", "samedone", "flowsafe", "closed", "tomb", "line", "ttl", "pubsafe"],
+    [
+        *("zsucc", "samewait", "samedone", "flowsafe", "closed", "tomb", "line", "ttl", "pubsafe"),
+        *("maxrun", "repeat", "end"),
+    ],
 )
 def test_a_rule_that_is_missing_is_noticed(rule: str) -> None:
     """The search finds a broken promise by itself when a rule is taken out."""

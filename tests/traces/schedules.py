@@ -22,6 +22,7 @@ FAULTS = {
     "late reply": 1,
     "outage": 2,
     "drain": 1,
+    "revoke": 1,
 }
 """How many faults of a kind one history may have."""
 
@@ -107,6 +108,7 @@ class Schedule:
         if worker.ahead == "effect":
             yield from self._once("hang", worker.hangs)
             yield from self._once("drain", lambda: self._shut_down(worker))
+            yield from self._once("revoke", lambda: self._revoke(worker))
         if worker.ahead in ("claim", "settle", "close", "advance"):
             step = worker.ahead
             yield from self._once("lost reply", lambda: worker.store.loses_reply_to.add(step))
@@ -117,6 +119,17 @@ class Schedule:
         if step == "claim":  # a copy that is no successor does not know that the lease is nobody's
             self.world.history.deaths[worker.run.key] += 1
         worker.store.answers_too_late.add(step)
+
+    def _revoke(self, worker: Worker) -> None:
+        """The main process ends the job, and with it the process that runs it."""
+        world, run = self.world, worker.run
+        assert run is not None
+        horizon_ms = world.options.horizon_ms
+        world.place.store.end(run.key, job=run.job, killed=True, horizon_ms=horizon_ms)
+        if run.job not in world.history.results:  # Celery leaves a result that is there
+            world.history.reported(run.job, "F")
+            world.history.sent(run.job, "F")
+        worker.is_killed(announced=True)
 
     def _shut_down(self, worker: Worker) -> None:
         assert worker.run is not None
