@@ -10,7 +10,7 @@ a store answers or keeps differently is a fault::
 Nothing depends on how fast the store is: a duration is either over at once,
 and then the machine waits until it is, or does not end while it runs. Tokens
 are compared by who got them and by their order, times by how far they are from
-the store's own present.
+the store's own present. So are turns.
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ from hypothesis.stateful import (
 from reliable_tasks.core.records import (
     MAX_FACTS,
     Busy,
+    Confirmation,
+    Early,
     Finished,
     Granted,
     Outcome,
     Record,
+    Reservation,
+    Reserved,
     State,
+    Waiting,
     line_of,
 )
 from reliable_tasks.core.store import Store
@@ -61,7 +66,7 @@ RETENTIONS = st.sampled_from([0, OVER_AT_ONCE_MS, 100 * HOUR_MS])
 LIMITS = st.integers(1, 4)
 PAYLOADS = st.sampled_from(["", "p", "q"])
 OUTCOMES = st.one_of(
-    st.builds(Outcome, st.just(State.IDLE), keep_ms=st.just(0), died=st.booleans()),
+    st.builds(Outcome, st.just(State.IDLE), keep_ms=RETENTIONS, died=st.booleans()),
     st.builds(Outcome, st.just(State.RETRYING), keep_ms=RETENTIONS),
     st.builds(
         Outcome,
@@ -70,9 +75,25 @@ OUTCOMES = st.one_of(
         keep_ms=RETENTIONS,
     ),
 )
+RESERVATIONS = st.builds(
+    Reservation,
+    JOBS,
+    grace_ms=LEASES,
+    latest=st.booleans(),
+    payload=PAYLOADS,
+    delay_ms=st.sampled_from([0, 0, OVER_AT_ONCE_MS, HOUR_MS]),
+    limit_ms=st.sampled_from([0, OVER_AT_ONCE_MS, HOUR_MS]),
+)
+CONFIRMATIONS = st.builds(
+    Confirmation,
+    JOBS,
+    keep_ms=st.sampled_from([OVER_AT_ONCE_MS, HOUR_MS, 100 * HOUR_MS]),
+    hold_ms=st.sampled_from([0, 0, OVER_AT_ONCE_MS, 100 * HOUR_MS]),
+)
 ORDERS = ("forget", "scan", "scan", "newer release")
 NAMED = st.sampled_from([(), (), (0,), (0, 1), (2, 1)])
 RECENT = st.sampled_from([0, 0, 0, 1, 2, 3])
+TURNS = st.sampled_from([None, None, None, 0, 1, 2])  # none, or one of the last
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -94,6 +115,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.deliveries: list[str] = []
         # What the model and the store gave out, in this order; nobody was ever given the first.
         self.tokens = {name: [(7, 7)] for name in NAMES}
+        self.turns = {name: [(0, 0)] for name in NAMES}
         self.crowd = 0
 
     @classmethod
@@ -129,10 +151,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         name=KEYS, job=JOBS, line=LINES, lease_ms=LEASES, horizon_ms=HORIZONS, limit=LIMITS,
-        payload=PAYLOADS, names=NAMED,
+        payload=PAYLOADS, names=NAMED, turn=TURNS,
     )  # fmt: skip
     def claim(self, name: str, job: str, *, names: Sequence[int] = (), **terms: Any) -> None:
-        """A new delivery asks, and may name earlier ones as over."""
+        """A new delivery asks, may name earlier ones as over, and may have a turn."""
         terms["abandoned"] = [self.deliveries[-1 - at] for at in names if at < len(self.deliveries)]
         self.deliveries.append(f"delivery-{len(self.deliveries)}")
         self._claim(name, self.deliveries[-1], job, **terms)
@@ -168,7 +190,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.deliveries)
     @rule(
         recent=RECENT, name=KEYS, job=JOBS, line=LINES, lease_ms=LEASES, horizon_ms=HORIZONS,
-        limit=LIMITS, payload=PAYLOADS,
+        limit=LIMITS, payload=PAYLOADS, turn=TURNS,
     )  # fmt: skip
     def claim_again(self, recent: int, name: str, job: str, **terms: Any) -> None:
         """A delivery that asked before asks again."""
@@ -187,7 +209,10 @@ class StoreMachine(RuleBasedStateMachine):
         limit: int,
         payload: str,
         abandoned: Sequence[str] = (),
+        turn: int | None = None,
     ) -> None:
+        turns = (0, 0) if turn is None else _recent(self.turns[name], turn)
+
         def ask(store: Store) -> Any:
             return store.claim(
                 self._key(name),
@@ -199,14 +224,15 @@ class StoreMachine(RuleBasedStateMachine):
                 max_crashes=limit,
                 payload=payload,
                 abandoned=abandoned,
+                turn=turns[store is self.store],
             )
 
         self._settle_down(lease_ms)  # a replay of just now counts for one lease
         expected, got = self._ask(name, ask, lease_ms, horizon_ms)
         if isinstance(expected, Granted) and isinstance(got, Granted):
-            self._learn(name, expected.token, got.token)
+            _learn(self.tokens[name], expected.token, got.token)
             got = replace(got, token=expected.token)
-        if isinstance(expected, Busy) and isinstance(got, Busy):
+        if isinstance(expected, Busy | Early) and isinstance(got, Busy | Early):
             assert abs(expected.remaining_ms - got.remaining_ms) < CLOSE_MS
             got = replace(got, remaining_ms=expected.remaining_ms)
         if isinstance(expected, Finished) and isinstance(got, Finished):
@@ -328,6 +354,42 @@ class StoreMachine(RuleBasedStateMachine):
         time.sleep(WAIT_S)
         self._compare(name)
 
+    # publishing
+
+    @rule(asks=st.dictionaries(KEYS, RESERVATIONS, min_size=1))
+    def reserve(self, asks: dict[str, Reservation]) -> None:
+        """A producer asks whether jobs may be published, together."""
+        durations = [
+            ms for ask in asks.values() for ms in (ask.grace_ms, ask.delay_ms, ask.limit_ms)
+        ]
+        self._settle_down(*durations)
+        asked = [(self._key(name), ask) for name, ask in asks.items()]
+        answers = [store.reserve(asked) for store in (self.model, self.store)]
+        self._settle_down(*durations)
+        for name, expected, got in zip(asks, *answers, strict=True):
+            if isinstance(expected, Reserved) and isinstance(got, Reserved):
+                assert abs(expected.delay_ms - got.delay_ms) < CLOSE_MS
+                _learn(self.turns[name], expected.turn, got.turn)
+            else:
+                assert got == expected
+            self._compare(name)
+
+    @rule(words=st.dictionaries(KEYS, CONFIRMATIONS, min_size=1))
+    def confirm(self, words: dict[str, Confirmation]) -> None:
+        """A producer's jobs were published."""
+        durations = [ms for word in words.values() for ms in (word.keep_ms, word.hold_ms)]
+        self._settle_down(*durations)
+        for store in (self.model, self.store):
+            store.confirm([(self._key(name), word) for name, word in words.items()])
+        self._settle_down(*durations)
+        for name in words:
+            self._compare(name)
+
+    @rule(name=KEYS, job=JOBS)
+    def unreserve(self, name: str, job: str) -> None:
+        """A job was not published after all."""
+        self._tell(name, lambda store: store.unreserve(self._key(name), job=job), 0)
+
     # looking
 
     @rule(name=KEYS, order=st.sampled_from(ORDERS))
@@ -360,16 +422,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _token(self, name: str, recent: int) -> tuple[int, int]:
         """One of the last tokens of the key, or one that nobody ever got."""
-        known = self.tokens[name]
-        return known[-1 - min(recent, len(known) - 1)]
-
-    def _learn(self, name: str, model: int, store: int) -> None:
-        """The two stores gave out a token: the same again, or both a higher one."""
-        known = self.tokens[name]
-        if (model, store) in known or model == store == 0:
-            return
-        assert all(model > each[0] and store > each[1] for each in known), "tokens must rise"
-        known.append((model, store))
+        return _recent(self.tokens[name], recent)
 
     def _ask(self, name: str, ask: Callable[[Store], Any], *durations_ms: int) -> tuple[Any, Any]:
         record = self.model.peek(self._key(name))
@@ -393,7 +446,7 @@ class StoreMachine(RuleBasedStateMachine):
         if expected is None or got is None:
             assert got == expected
             return
-        self._learn(name, expected.token, got.token)
+        _learn(self.tokens[name], expected.token, got.token)
         names = {store: model for model, store in self.tokens[name]}
         got.token = names.get(got.token, got.token)
         got.suspects = tuple(names.get(token, token) for token in got.suspects)
@@ -404,7 +457,41 @@ class StoreMachine(RuleBasedStateMachine):
         got.replayed_ms = _if_close(got.replayed_ms, expected.replayed_ms)
         if got.expires_ms is not None and expected.expires_ms is not None:
             got.expires_ms = _if_close(got.expires_ms, expected.expires_ms)
+        self._liken_reservations(name, expected, got)
         assert got == expected
+
+    def _liken_reservations(self, name: str, expected: Record, got: Record) -> None:
+        turns = self.turns[name]
+        if expected.waiting is not None and got.waiting is not None:
+            _learn(turns, expected.waiting.turn, got.waiting.turn)
+            got.waiting = _likened(got.waiting, expected.waiting)
+        assert (expected.latest, got.latest) in turns
+        got.latest = expected.latest
+        if expected.held is not None and got.held is not None:
+            until_ms = _if_close(got.held.until_ms, expected.held.until_ms)
+            got.held = replace(got.held, until_ms=until_ms)
+
+
+def _recent(known: list[tuple[int, int]], at: int) -> tuple[int, int]:
+    return known[-1 - min(at, len(known) - 1)]
+
+
+def _learn(known: list[tuple[int, int]], model: int, store: int) -> None:
+    """The two stores gave out a number: the same again, or both a higher one."""
+    if (model, store) in known or model == store == 0:
+        return
+    assert all(model > each[0] and store > each[1] for each in known), "numbers must rise"
+    known.append((model, store))
+
+
+def _likened(got: Waiting, expected: Waiting) -> Waiting:
+    return replace(
+        got,
+        until_ms=_if_close(got.until_ms, expected.until_ms),
+        turn=expected.turn,
+        due_ms=_if_close(got.due_ms, expected.due_ms),
+        first_ms=_if_close(got.first_ms, expected.first_ms),
+    )
 
 
 def _if_close(got_ms: int, expected_ms: int) -> int:
