@@ -23,6 +23,7 @@ from reliable_tasks.core.uniqueness import NAMES, Uniqueness, read
 from reliable_tasks.errors import ConfigurationError, DuplicateJob, StoreUnavailable
 from reliable_tasks.events import tell
 from reliable_tasks.message import Event
+from reliable_tasks.periodic import Ticket, current_firing, fire, ticket_of, watch_beats
 from reliable_tasks.task import IdempotentTask
 
 __all__ = ("Plan", "UniqueResult", "UniqueTask")
@@ -140,6 +141,8 @@ class UniqueTask(IdempotentTask):
         debounce: Run so long after the last call, with its arguments.
         debounce_limit: But no later than so long after the first call; 0: no limit.
         throttle: For so long after a call, equal calls are duplicates.
+        periodic: What `celery beat` publishes is told apart by schedule entry and due time, so that
+            any number of beats fire each entry once. Other calls are as without it.
 
     Raises:
         ConfigurationError: At declaration, if the options cannot work.
@@ -156,8 +159,15 @@ class UniqueTask(IdempotentTask):
     debounce: ClassVar[Seconds | None] = None
     debounce_limit: ClassVar[Seconds | None] = None
     throttle: ClassVar[Seconds | None] = None
+    periodic: ClassVar[bool | None] = None
 
     # --- options --------------------------------------------------------------------------
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Learn what beats of this process fire."""
+        super().on_bound(app)
+        watch_beats()
 
     @classmethod
     def read_options(cls, given: Mapping[str, Any]) -> Options:
@@ -220,9 +230,11 @@ class UniqueTask(IdempotentTask):
             ConfigurationError: No store can be found in the settings, or the call has an ETA and
                 the task a ``debounce``.
         """
-        plan = self.plan(
-            args, kwargs, task_id, link=link, link_error=link_error, shadow=shadow, **options
-        )
+        call = {**options, "link": link, "link_error": link_error, "shadow": shadow}
+        ticket = None if task_id is not None else self._ticket()
+        if ticket is not None:
+            return self._fire(ticket, {**call, "args": args, "kwargs": kwargs}, producer)
+        plan = self.plan(args, kwargs, task_id, **call)
         answer = self._reserve(plan)
         try:
             result = self.publish(plan, answer, producer=producer)
@@ -285,6 +297,30 @@ class UniqueTask(IdempotentTask):
         result = super().apply_async(**plan.message(answer), producer=producer)
         result.duplicate = False  # also on Celery's own class of eager results
         result.reserved_in = (self.records, plan.key) if plan.ask else None
+        return result
+
+    def _ticket(self) -> Ticket | None:
+        """Return the ticket of what beat publishes, None if this is another call."""
+        firing = current_firing(self.name) if self.uniqueness.periodic else None
+        if firing is None or self.app.conf.task_always_eager:
+            return None
+        return ticket_of(
+            firing,
+            prefix=self.record_prefix,
+            grace_ms=self.uniqueness.grace_ms,
+            horizon_ms=self.guard_options.horizon_ms,
+        )
+
+    def _fire(self, ticket: Ticket, call: Mapping[str, Any], producer: Any) -> UniqueResult:
+        def publish(job: str) -> None:
+            own_key = {"idempotency_key": f"periodic {job}", **call}  # runs may overlap
+            super(UniqueTask, self).apply_async(**own_key, task_id=job, producer=producer)
+
+        fired = fire(self.records, ticket, publish)
+        if fired.duplicate:
+            tell(Event.SUPPRESSED, Told(self, fired.job, ticket.key), {"reason": "duplicate"})
+        result = self.AsyncResult(fired.job)
+        result.duplicate = fired.duplicate
         return result
 
     def _is_own(self, task_id: str | None, options: Mapping[str, Any]) -> bool:

@@ -22,12 +22,13 @@ DEFAULTS: Mapping[str, Any] = {
     "debounce": 0.0,
     "debounce_limit": 0.0,
     "throttle": 0.0,
+    "periodic": False,
 }
 
 NAMES = (*settings.DEFAULTS, *DEFAULTS)
 """All options of a unique task, those of its guard included."""
 
-_MODES = ("unique_for", "keep_last", "debounce", "throttle")
+_MODES = ("unique_for", "keep_last", "debounce", "throttle", "periodic")
 _ON_DUPLICATE = ("return", "raise")
 
 
@@ -47,6 +48,7 @@ class Uniqueness:
     debounce_ms: int
     limit_ms: int
     throttle_ms: int
+    periodic: bool
 
     @property
     def latest_wins(self) -> bool:
@@ -73,8 +75,9 @@ def read(given: Mapping[str, Any]) -> tuple[Uniqueness, Options]:
         raise ConfigurationError(
             f"on_duplicate: expected one of {_ON_DUPLICATE}, got {values['on_duplicate']!r}"
         )
-    if not isinstance(values["keep_last"], bool):
-        raise ConfigurationError(f"keep_last: expected True or False, got {values['keep_last']!r}")
+    for name in ("keep_last", "periodic"):
+        if not isinstance(values[name], bool):
+            raise ConfigurationError(f"{name}: expected True or False, got {values[name]!r}")
     uniqueness = Uniqueness(
         unique_for_ms=to_ms("unique_for", values["unique_for"], least=0),
         on_duplicate=values["on_duplicate"],
@@ -84,6 +87,7 @@ def read(given: Mapping[str, Any]) -> tuple[Uniqueness, Options]:
         debounce_ms=to_ms("debounce", values["debounce"], least=0),
         limit_ms=to_ms("debounce_limit", values["debounce_limit"], least=0),
         throttle_ms=to_ms("throttle", values["throttle"], least=0),
+        periodic=values["periodic"],
     )
     _check_modes(values)
     _check_debounce(uniqueness)

@@ -1,0 +1,171 @@
+"""Any number of beats fire each slot once, whatever becomes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from celery.schedules import crontab
+
+from reliable_tasks.periodic import Firing, ticket_of
+from reliable_tasks.testing import (
+    BeatProcess,
+    Database,
+    Ledger,
+    Server,
+    WorkerProcess,
+    eventually,
+)
+from tests.integration.apps.beating import (
+    DEATHS_VARIABLE,
+    NOON,
+    SINCE_VARIABLE,
+    SKEW_VARIABLE,
+    tick,
+)
+
+APP = "tests.integration.apps.beating"
+SUPPRESSED = "was not published again"
+
+
+@dataclass
+class Beats:
+    """Beats of one schedule, a worker, and what came of them."""
+
+    database: Database
+    ledger: Ledger
+    deaths: Path
+    env: dict[str, str]
+    stack: ExitStack
+
+    def start(self, *, skew: float = 0) -> BeatProcess:
+        """Start one more beat."""
+        return self.stack.enter_context(
+            BeatProcess(APP, env={**self.env, SKEW_VARIABLE: str(skew)})
+        )
+
+    def worker(self) -> WorkerProcess:
+        """Start the worker."""
+        return self.stack.enter_context(WorkerProcess(APP, pool="threads", env=self.env))
+
+    def more(self, slots: int) -> None:
+        """Wait until so many more slots have taken effect."""
+        wanted = len(self.ledger.counts()) + slots
+        eventually(lambda: len(self.ledger.counts()) >= wanted, timeout=20 + 4 * slots)
+
+    def each_slot_once(self) -> int:
+        """See that none is missing between the first and the last and none ran twice."""
+        counts = self.ledger.counts()
+        minutes = (time.time() - float(self.env[SINCE_VARIABLE])) / 2
+        slots = {job_of(minute): minute for minute in range(int(minutes) + 2)}
+        fired = sorted(slots[job] for job in counts)
+        assert fired == list(range(fired[0], fired[-1] + 1))
+        assert set(counts.values()) == {1}
+        return len(fired)
+
+
+def job_of(minute: int) -> str | None:
+    """The task id of one slot."""
+    plan = crontab(nowfun=lambda: NOON + timedelta(minutes=minute), app=tick.app)
+    firing = Firing("each", tick.name, plan, None)
+    ticket = ticket_of(firing, prefix="", grace_ms=1, horizon_ms=1)
+    return ticket and ticket.job
+
+
+@pytest.fixture
+def beats(
+    valkey: Server, ledger: Ledger, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Beats]:
+    """No beat yet; the parameter is the kind of schedule, by default a crontab."""
+    database, deaths = valkey.new_database(), tmp_path / "deaths"
+    deaths.mkdir()
+    env = {
+        **ledger.env,
+        **database.celery_env,
+        SINCE_VARIABLE: str(time.time()),
+        DEATHS_VARIABLE: str(deaths),
+        "BEATING_SCHEDULE": getattr(request, "param", "crontab"),
+    }
+    with ExitStack() as stack:
+        yield Beats(database, ledger, deaths, env, stack)
+
+
+def test_two_beats_fire_each_slot_once(beats: Beats) -> None:
+    """Both call each slot; one publishes it, and the worker gets one message."""
+    worker, first, second = beats.worker(), beats.start(), beats.start()
+    beats.more(6)
+    first.terminate()
+    second.terminate()
+
+    eventually(lambda: worker.log.count("received") == beats.each_slot_once())
+    called, suppressed = (
+        first.log.count(words) + second.log.count(words)
+        for words in ("Sending due task", SUPPRESSED)
+    )
+    slots = beats.each_slot_once()
+    assert called >= 2 * slots - 2
+    assert called - 2 <= slots + suppressed <= called  # each may be ended in the middle of one
+
+
+@pytest.mark.timeout(240)
+def test_beats_come_and_go(beats: Beats) -> None:
+    """Killed, started later, paused, and restarted with an old schedule file: each slot once."""
+    beats.worker()
+    first, second = beats.start(), beats.start()
+    beats.more(2)
+    first.kill()
+    beats.more(2)
+    third = beats.start(skew=20)  # a third of a minute ahead
+    beats.more(2)
+    second.pause()
+    beats.more(3)
+    second.resume()
+    first.restart()  # its last word on the schedule is some slots old
+    beats.more(3)
+    third.kill()
+    beats.more(2)
+
+    beats.each_slot_once()
+
+    assert first.log.count(SUPPRESSED) + second.log.count(SUPPRESSED) > 3
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_beat_dies_at_the_worst_moment(beats: Beats, moment: str) -> None:
+    """A beat that is killed right before or after a publish neither loses nor doubles it."""
+    beats.worker()
+    company = [beats.start(), beats.start()]
+    beats.more(1)
+    order = beats.deaths / moment
+    order.touch()
+    eventually(lambda: not all(beat.is_running for beat in company))
+    beats.more(3)
+
+    beats.each_slot_once()
+
+    [survivor] = [beat for beat in company if beat.is_running]
+    assert survivor.log.count("may be dead") == 1
+
+
+@pytest.mark.parametrize("beats", ["interval"], indirect=True)
+def test_interval_is_kept_by_any_number_of_beats(beats: Beats) -> None:
+    """Beats with phases of their own fire once an interval; one dies, and no run is lost."""
+    beats.worker()
+    company = [beats.start() for _ in range(3)]
+    beats.more(6)
+    company[0].kill()
+    beats.more(6)
+
+    assert set(beats.ledger.counts().values()) == {1}
+    times = [entry.at for entry in beats.ledger.entries("effect")]
+    gaps = [
+        later - earlier for earlier, later in pairwise(times[1:])
+    ]  # the first waits for a worker
+    assert min(gaps) > 0.7
+    assert max(gaps) < 2.5

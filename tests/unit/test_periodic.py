@@ -1,0 +1,327 @@
+"""Which firing a beat makes, and who publishes it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from celery import Celery
+from celery.schedules import BaseSchedule, crontab, schedule
+
+from reliable_tasks import StoreUnavailable, periodic
+from reliable_tasks.periodic import Firing, Ticket, current_firing, fire, slot_of, ticket_of
+from reliable_tasks.stores.memory import MemoryStore
+from reliable_tasks.testing import ManualClock
+
+HORIZON = 6 * 3_600_000
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def at(moment: datetime, kind: type = crontab, *args: Any, **options: Any) -> Any:
+    """A schedule for which it is now *moment*, of an app that knows its time zone."""
+    app = Celery(set_as_current=False)
+    zone = getattr(moment.tzinfo, "key", "UTC")
+    app.conf.update(timezone=zone)
+    return kind(*args, nowfun=lambda: moment, app=app, **options)
+
+
+def firing(plan: Any, last: datetime | None) -> Firing:
+    """A beat's call of an entry that it called last at *last*."""
+    return Firing("report", "shop.report", plan, last)
+
+
+def due_ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000)
+
+
+class TestSlots:
+    """Every beat names a firing alike, whatever it did before."""
+
+    @pytest.mark.parametrize("late", [0, 0.01, 1, 59.9])
+    @pytest.mark.parametrize(
+        "last",
+        [
+            NOON - timedelta(minutes=1),
+            NOON - timedelta(seconds=1),
+            NOON - timedelta(days=40, seconds=7),
+            None,
+        ],
+    )
+    def test_crontab(self, last: datetime | None, late: float) -> None:
+        """A beat that has just started, one that missed much and one that is late agree."""
+        slot = slot_of(firing(at(NOON + timedelta(seconds=late)), last), HORIZON)
+
+        assert slot is not None
+        assert slot.name == f"due {due_ms(NOON)}"
+        assert slot.keep_ms == pytest.approx(HORIZON + (60 - late) * 1_000, abs=1)
+
+    def test_next_due_time_is_another_slot(self) -> None:
+        """A late call is no duplicate of the next one on time."""
+        names = {
+            slot_of(firing(at(NOON + timedelta(seconds=late)), NOON - timedelta(hours=1)), HORIZON)
+            for late in (0, 60)
+        }
+
+        assert len({slot.name for slot in names if slot is not None}) == 2
+
+    @pytest.mark.parametrize(
+        ("now", "due"),
+        [
+            # Clocks go forward at 02:00 on 29 March and back at 03:00 on 25 October.
+            ("2026-03-29T03:10", "2026-03-29T03:00"),
+            ("2026-10-25T03:10", "2026-10-25T03:00"),
+            ("2026-10-26T02:59", "2026-10-26T02:00"),
+        ],
+    )
+    @pytest.mark.parametrize("days", [0.06, 0.1, 1, 3, 300])
+    def test_crontab_in_local_time(self, now: str, due: str, days: float) -> None:
+        """Beats agree on the days on which the clocks change, too."""
+        moment, expected = (
+            datetime.fromisoformat(each).replace(tzinfo=ZoneInfo("Europe/Berlin"))
+            for each in (now, due)
+        )
+        plan = at(moment, crontab, minute=0)
+
+        slot = slot_of(firing(plan, moment - timedelta(days=days)), HORIZON)
+
+        assert slot is not None
+        assert slot.name == f"due {due_ms(expected)}"
+
+    def test_rare_crontab(self) -> None:
+        """A slot of 29 February is kept until the next."""
+        now = datetime(2028, 2, 29, 0, 0, 1, tzinfo=UTC)
+        plan = at(now, crontab, minute=0, hour=0, day_of_month=29, month_of_year=2)
+
+        slot = slot_of(firing(plan, None), HORIZON)
+
+        assert slot is not None
+        assert slot.name == f"due {due_ms(datetime(2028, 2, 29, tzinfo=UTC))}"
+        assert slot.keep_ms > 4 * 365 * 86_400_000
+
+    def test_entry_that_is_not_due(self) -> None:
+        """Who fires an entry by hand makes none of its firings."""
+        assert slot_of(firing(at(NOON), NOON + timedelta(seconds=1)), HORIZON) is None
+
+    def test_interval(self) -> None:
+        """A firing of an interval opens a window, whatever the phase of the beat."""
+        plan = at(NOON, schedule, 10)
+
+        slots = {slot_of(firing(plan, NOON - timedelta(seconds=s)), HORIZON) for s in (10, 500)}
+
+        assert [(slot.name, slot.keep_ms) for slot in slots if slot] == [("every 0:00:10", 9_000)]
+
+    def test_interval_at_full_hours(self) -> None:
+        """The window of a schedule at round times ends before the next of them."""
+        plan = at(NOON + timedelta(minutes=40), schedule, 3_600, relative=True)
+
+        slot = slot_of(firing(plan, NOON - timedelta(hours=3)), HORIZON)
+
+        assert slot is not None
+        assert 15 * 60_000 <= slot.keep_ms < 20 * 60_000
+
+    def test_schedule_of_another_package(self) -> None:
+        """A moment on its own is named by its time; a schedule of unknown kind by its class."""
+        once = slot_of(firing(at(NOON + timedelta(hours=1), Once), None), HORIZON)
+        daily = slot_of(firing(at(NOON + timedelta(hours=1), Daily), None), HORIZON)
+
+        assert once == periodic.Slot(f"due {due_ms(NOON)}", HORIZON, is_dated=True)
+        assert daily == periodic.Slot("every Daily", (23 * 60 - 1) * 60_000, is_dated=False)
+
+
+class Once(BaseSchedule):
+    """At noon, as the clocked schedule of django-celery-beat."""
+
+    def remaining_estimate(self, last_run_at: datetime) -> timedelta:
+        return NOON - self.now()
+
+
+class Daily(BaseSchedule):
+    """Like the sun: its next time is known, the last is not."""
+
+    def remaining_estimate(self, last_run_at: datetime) -> timedelta:
+        return NOON + timedelta(days=1) - self.now()
+
+
+class TestTickets:
+    """A ticket stands for one firing of one entry of one task."""
+
+    def ticket(self, plan: Any, prefix: str = "", **changes: Any) -> Ticket:
+        values = {"entry": "report", "task": "shop.report", "schedule": plan, "last_run_at": None}
+        found = ticket_of(
+            Firing(**{**values, **changes}), prefix=prefix, grace_ms=30_000, horizon_ms=HORIZON
+        )
+        assert found is not None
+        return found
+
+    def test_names_what_it_is_for(self) -> None:
+        """Entry, task, prefix and due time all make another ticket, and another job."""
+        plan = at(NOON)
+        tickets = [
+            self.ticket(plan),
+            self.ticket(plan, entry="other"),
+            self.ticket(plan, task="shop.other"),
+            self.ticket(plan, "staging"),
+            self.ticket(at(NOON + timedelta(minutes=1))),
+        ]
+
+        assert len({ticket.key for ticket in tickets}) == len(tickets)
+        assert len({ticket.job for ticket in tickets}) == len(tickets)
+        assert self.ticket(at(NOON + timedelta(seconds=9))).job == tickets[0].job
+
+    def test_grace_ends_with_the_window(self) -> None:
+        """Without a common due time, a beat that died must not keep the next firing back."""
+        ticket = self.ticket(at(NOON, schedule, 10))
+
+        assert (ticket.job, ticket.keep_ms, ticket.grace_ms) == (None, 9_000, 9_000)
+
+    def test_changed_interval_is_another_ticket(self) -> None:
+        """After a deploy with a shorter interval the window of the longer one is of no account."""
+        plans = [at(NOON, schedule, seconds) for seconds in (10, 3_600)]
+
+        assert len({self.ticket(plan).key for plan in plans}) == 2
+
+
+@dataclass
+class Beats:
+    """Beats that share a store."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    published: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = MemoryStore(self.clock)
+
+    def fire(
+        self, ticket: Ticket, publish: Callable[[str], object] | None = None
+    ) -> periodic.Fired:
+        return fire(self.store, ticket, publish or self.published.append)
+
+
+DATED = Ticket("rt1::shop.report:1", "the-job", keep_ms=3_600_000, grace_ms=30_000)
+SPACED = Ticket("rt1::shop.report:2", None, keep_ms=9_000, grace_ms=9_000)
+BOTH = pytest.mark.parametrize("ticket", [DATED, SPACED], ids=["dated", "spaced"])
+
+
+@pytest.fixture
+def beats() -> Beats:
+    return Beats()
+
+
+class TestFire:
+    """One job for each firing, whatever becomes of a beat."""
+
+    @BOTH
+    def test_second_beat_publishes_nothing(self, beats: Beats, ticket: Ticket) -> None:
+        """A firing that was published is a duplicate, and names the job."""
+        first = beats.fire(ticket)
+        beats.clock.advance(8)
+        second = beats.fire(ticket)
+
+        assert beats.published == [first.job]
+        assert (first.duplicate, second.duplicate) == (False, True)
+        assert second.job == first.job
+
+    @BOTH
+    def test_free_when_the_time_is_over(self, beats: Beats, ticket: Ticket) -> None:
+        """The next firing of an interval is published again, by whoever comes first."""
+        beats.fire(ticket)
+        beats.clock.advance(ticket.keep_ms / 1_000)
+
+        assert not beats.fire(ticket).duplicate
+        assert len(beats.published) == 2
+
+    @BOTH
+    def test_beat_that_dies_before_it_publishes(self, beats: Beats, ticket: Ticket) -> None:
+        """The next beat waits a moment, then publishes the same job; a third publishes nothing."""
+        begun: list[str] = []
+
+        def die(job: str) -> None:
+            begun.append(job)
+            raise SystemExit
+
+        with pytest.raises(SystemExit):
+            beats.fire(ticket, die)
+        second, third = beats.fire(ticket), beats.fire(ticket)
+
+        assert beats.published == begun == [second.job]
+        assert (second.duplicate, third.duplicate) == (False, True)
+
+    @BOTH
+    def test_publish_that_fails(self, beats: Beats, ticket: Ticket) -> None:
+        """The error is the beat's; the firing is left to the next beat."""
+
+        def fail(job: str) -> None:
+            raise OSError("no broker")
+
+        with pytest.raises(OSError, match="no broker"):
+            beats.fire(ticket, fail)
+
+        assert not beats.fire(ticket).duplicate
+        assert len(beats.published) == 1
+
+    @BOTH
+    def test_waits_for_a_publish_that_is_under_way(
+        self, beats: Beats, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two beats in the same moment: the second waits for the first, and publishes nothing."""
+        asked: list[float] = []
+        slow = beats.store.reserve
+        [first] = slow([(ticket.key, periodic.Reservation("slow", ticket.grace_ms))])
+        assert not isinstance(first, periodic.Duplicate)
+
+        def confirm_meanwhile(seconds: float) -> None:
+            asked.append(seconds)
+            word = periodic.Confirmation("slow", ticket.keep_ms)
+            beats.store.confirm([(ticket.key, word)])
+
+        monkeypatch.setattr(periodic, "sleep", confirm_meanwhile)
+
+        assert beats.fire(ticket).duplicate
+        assert beats.published == []
+        assert len(asked) == 1
+
+    @BOTH
+    def test_store_is_down(
+        self, ticket: Ticket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Without a store every beat publishes, and says so; one job where its id is known."""
+        beats = Beats()
+
+        def down(*_: Any) -> Any:
+            raise StoreUnavailable("redis://nowhere", "refused")
+
+        monkeypatch.setattr(beats.store, "reserve", down)
+        monkeypatch.setattr(beats.store, "confirm", down)
+
+        fired = [beats.fire(ticket) for _ in range(2)]
+
+        assert beats.published == [each.job for each in fired]
+        assert len(set(beats.published)) == (1 if ticket.job else 2)
+        assert not any(each.duplicate for each in fired)
+        assert [r.levelno for r in caplog.records if "without asking" in r.message] == [
+            logging.WARNING
+        ] * 2
+
+
+def test_beats_tell_what_they_fire() -> None:
+    """While a scheduler publishes an entry its firing is known, for its own task alone."""
+    seen: list[Any] = []
+    entry = SimpleNamespace(name="report", task="shop.report", schedule=at(NOON), last_run_at=NOON)
+
+    class Scheduler:
+        def apply_async(self, entry: Any, producer: Any = None, advance: bool = True) -> str:
+            seen.extend([current_firing("shop.report"), current_firing("shop.other"), advance])
+            return "result"
+
+    service = SimpleNamespace(scheduler=Scheduler())
+    periodic._watch(service, signal=None)
+
+    assert service.scheduler.apply_async(entry, advance=False) == "result"
+    assert seen == [Firing("report", "shop.report", entry.schedule, NOON), None, False]
+    assert current_firing("shop.report") is None
