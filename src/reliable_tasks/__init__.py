@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reliable_tasks.calls import Publication
 from reliable_tasks.errors import (
     AlreadyDone,
     AlreadyRunning,
@@ -16,7 +17,7 @@ from reliable_tasks.errors import (
     UnserializableArguments,
 )
 from reliable_tasks.leases import Lease
-from reliable_tasks.many import Publication, publish_many
+from reliable_tasks.many import publish_many
 from reliable_tasks.once import once
 from reliable_tasks.setup import setup
 from reliable_tasks.signals import (

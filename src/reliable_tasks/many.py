@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,35 +11,20 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.canvas import Signature, maybe_signature
 
 from reliable_tasks.batch import SharedProducer, shared_producer
+from reliable_tasks.calls import (
+    Call,
+    Publication,
+    UniqueCall,
+    call_of,
+    confirm,
+    reserve,
+    unreserve,
+)
 
-__all__ = ("BATCH", "Publication", "publish_many")
+__all__ = ("BATCH", "publish_many")
 
 BATCH = 1_000
 """Signatures that are drawn, reserved and sent together."""
-
-
-@dataclass(slots=True)
-class Publication:
-    """
-    What became of one signature that was given to `publish_many`.
-
-    Attributes:
-        signature: What was given.
-        result: What its `apply_async` returned, or None after an error. `duplicate` says whether
-            it is another job's.
-        error: Why it was not published, or None.
-        is_uncertain: The broker may have the message in spite of the error.
-    """
-
-    signature: Any
-    result: Any = None
-    error: Exception | None = None
-    is_uncertain: bool = False
-
-    @property
-    def duplicate(self) -> bool:
-        """Whether an equal job is queued or running already, so that nothing was published."""
-        return bool(getattr(self.result, "duplicate", False))
 
 
 def publish_many(signatures: Iterable[Any]) -> list[Publication]:
@@ -49,15 +33,17 @@ def publish_many(signatures: Iterable[Any]) -> list[Publication]:
 
     Messages are the same, and so are Celery's signals. Where the broker's transport can send many
     messages together (Redis from Celery 5.7 on, unless its connections are told to retry), a batch
-    is one round trip; elsewhere they are published one by one. One job that cannot be published
-    holds no other one up.
+    is one round trip; elsewhere they are published one by one. The keys of unique tasks are
+    reserved in one round trip a batch. One job that cannot be published holds no other one up, but
+    a lost broker ends the batch.
 
     Args:
         signatures: Of tasks of any class, and groups, chains and chords. A generator is drawn from
             in batches of 1,000.
 
     Returns:
-        A `Publication` for each signature, in order.
+        A `Publication` for each signature, in order. What has an error was not published, or is
+        uncertain, and may be given to `publish_many` again.
 
     Raises:
         Exception: Only what drawing a signature raised. All batches before are published.
@@ -72,14 +58,13 @@ def publish_many(signatures: Iterable[Any]) -> list[Publication]:
     return publications
 
 
-def _by_app(batch: Sequence[Publication]) -> dict[Any, list[Publication]]:
-    by_app: dict[Any, list[Publication]] = defaultdict(list)
+def _by_app(batch: Sequence[Publication]) -> dict[Any, list[Call]]:
+    by_app: dict[Any, list[Call]] = defaultdict(list)
     for each in batch:
-        try:
+        call = Call(each)
+        with call.failing():
             each.signature = _signature(each.signature)
-            by_app[each.signature.app].append(each)
-        except Exception as error:
-            each.error = error
+            by_app[each.signature.app].append(call)
     return by_app
 
 
@@ -92,61 +77,59 @@ def _signature(given: Any) -> Any:
     return signature
 
 
-def _publish_batch(app: Any, batch: Sequence[Publication]) -> None:
+def _publish_batch(app: Any, calls: Sequence[Call]) -> None:
     if app.conf.task_always_eager:
-        for each in batch:
-            _apply(each, {})
+        for call in calls:
+            call.publish(None)
         return
-    waiting: list[Publication] = []
+    planned: list[Call] = []
+    for call in calls:
+        with call.failing():
+            planned.append(call_of(call.publication))
+    unique = [call for call in planned if isinstance(call, UniqueCall)]
+    reserve(unique)
+    _send(app, planned)
+    _fail_with_the_other(unique)
+    confirm(unique)
+    unreserve(unique)
+
+
+def _send(app: Any, calls: Sequence[Call]) -> None:
+    waiting: list[Call] = []
     try:
         with shared_producer(app) as producer:
-            _publish_each(batch, producer, waiting)
+            _publish_each(calls, producer, waiting)
     except SoftTimeLimitExceeded:
         raise
     except Exception as error:
-        for each in waiting:
-            _fail(each, error, is_uncertain=True)
-        _fail_rest(batch, error)
+        for call in waiting:
+            call.fail(error, is_uncertain=True)
+        _fail_rest(calls, error)
 
 
-def _publish_each(
-    batch: Sequence[Publication], producer: SharedProducer, waiting: list[Publication]
-) -> None:
-    """Publish *batch*; those whose messages leave only at its end are put into *waiting*."""
-    for each in batch:
+def _publish_each(calls: Sequence[Call], producer: SharedProducer, waiting: list[Call]) -> None:
+    """Publish *calls*; those whose messages leave only at the end are put into *waiting*."""
+    for call in calls:
         buffered = producer.buffered
-        _apply(each, {"producer": producer})
-        if producer.buffered > buffered and each.error is None:
-            waiting.append(each)
-        if each.error is not None and producer.is_lost(each.error):
-            _fail_rest(batch, each.error)  # each would wait for all its own retries in vain
+        call.publish(producer)
+        error = call.publication.error
+        if producer.buffered > buffered and error is None:
+            waiting.append(call)
+        if error is not None and producer.is_lost(error):
+            _fail_rest(calls, error)  # each would wait for all its own retries in vain
             return
 
 
-def _fail_rest(batch: Sequence[Publication], error: Exception) -> None:
-    for each in batch:
-        if each.result is None and each.error is None:
-            _fail(each, error)
+def _fail_rest(calls: Sequence[Call], error: Exception) -> None:
+    for call in calls:
+        if call.is_open:
+            call.fail(error)
 
 
-def _apply(publication: Publication, options: Mapping[str, Any]) -> None:
-    signature = publication.signature
-    try:
-        if not _OWN_WAY & {*signature.options}:
-            publication.result = signature.apply_async(**options)
-        else:
-            publication.result = signature.apply_async()
-    except SoftTimeLimitExceeded:
-        raise
-    except Exception as error:
-        _fail(publication, error)
-
-
-def _fail(publication: Publication, error: Exception, *, is_uncertain: bool = False) -> None:
-    publication.result = None
-    publication.error = error
-    publication.is_uncertain = is_uncertain
-
-
-_OWN_WAY = {"producer", "publisher", "connection"}
-"""Options by which a signature brings its own connection to the broker."""
+def _fail_with_the_other(calls: Sequence[UniqueCall]) -> None:
+    """A duplicate of a call of the same batch that was not published is not published either."""
+    failed = {call.plan.task_id: call.publication for call in calls if call.publication.error}
+    for call in calls:
+        other = failed.get(call.other or "")
+        if other is not None and other.error is not None:
+            call.fail(other.error, is_uncertain=other.is_uncertain)

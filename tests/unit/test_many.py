@@ -10,8 +10,15 @@ import pytest
 from celery import Celery, chain, chord, group
 from kombu.exceptions import EncodeError, OperationalError
 
-from reliable_tasks import IdempotentTask, publish_many
+from reliable_tasks import (
+    DuplicateJob,
+    IdempotentTask,
+    StoreUnavailable,
+    UniqueTask,
+    publish_many,
+)
 from reliable_tasks.many import BATCH
+from reliable_tasks.stores.memory import MemoryStore
 
 
 @pytest.fixture
@@ -199,3 +206,154 @@ def test_connection_of_its_own(app: Celery, add: Any) -> None:
     with app.connection_for_write() as connection:
         publish_many([add.s(1, 1).set(connection=connection), add.s(2, 1)])
     assert len(waiting(app)) == 2
+
+
+class CountingStore(MemoryStore):
+    """A store that counts what producers ask it, and is down when told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int]] = []
+        self.down: set[str] = set()
+
+    def _ask(self, name: str, count: int) -> None:
+        self.asked.append((name, count))
+        if name in self.down:
+            raise StoreUnavailable(name, "it is down")
+
+    def reserve(self, asks: Any) -> Any:
+        self._ask("reserve", len(asks))
+        return super().reserve(asks)
+
+    def confirm(self, words: Any) -> Any:
+        self._ask("confirm", len(words))
+        return super().confirm(words)
+
+    def unreserve(self, key: str, *, job: str) -> Any:
+        self._ask("unreserve", 1)
+        return super().unreserve(key, job=job)
+
+
+class TestUnique:
+    """Calls of unique tasks, together with others."""
+
+    @pytest.fixture
+    def store(self) -> CountingStore:
+        """The records of the test's unique tasks."""
+        return CountingStore()
+
+    @pytest.fixture
+    def refresh(self, app: Celery, store: CountingStore) -> Any:
+        """A unique task with one argument."""
+
+        @app.task(name="refresh", base=UniqueTask, store=store, shared=False)
+        def refresh(shop: Any) -> None:
+            """Nothing."""
+
+        return refresh
+
+    def test_one_round_trip_a_batch(self, add: Any, refresh: Any, store: CountingStore) -> None:
+        """All keys of a batch are reserved together, and confirmed together."""
+        many = publish_many(
+            each for number in range(50) for each in (refresh.s(number), add.s(number, 1))
+        )
+        assert [each.error for each in many] == [None] * 100
+        assert not any(each.duplicate for each in many)
+        assert store.asked == [("reserve", 50), ("confirm", 50)]
+
+    def test_duplicates(self, app: Celery, refresh: Any) -> None:
+        """Of jobs in the queue and of jobs of the same batch: nothing is published."""
+        queued = refresh.delay("queued")
+
+        many = publish_many([refresh.s("queued"), refresh.s("new"), refresh.s("new")])
+
+        assert [each.duplicate for each in many] == [True, False, True]
+        assert many[0].result.id == queued.id
+        assert many[2].result.id == many[1].result.id
+        assert len(waiting(app)) == 2
+
+    def test_duplicates_are_errors_where_the_task_says_so(
+        self, app: Celery, store: CountingStore
+    ) -> None:
+        """`DuplicateJob` is the call's own error."""
+
+        @app.task(base=UniqueTask, store=store, on_duplicate="raise", shared=False)
+        def strict(shop: Any) -> None:
+            """Nothing."""
+
+        first, second = publish_many([strict.s(1), strict.s(1)])
+        assert first.error is None
+        assert isinstance(second.error, DuplicateJob)
+        assert second.error.job == first.result.id
+
+    def test_awaited_calls_are_published(self, app: Celery, add: Any, refresh: Any) -> None:
+        """A call on which something hangs is never suppressed."""
+        refresh.delay(1)
+        many = publish_many(
+            [refresh.s(1).set(link=add.si(1, 1)), chain(refresh.si(1), add.si(1, 1))]
+        )
+        assert [each.duplicate for each in many] == [False, False]
+        assert len(waiting(app)) == 3
+
+    def test_what_is_not_published_is_free(self, refresh: Any, store: CountingStore) -> None:
+        """A job that cannot be written reserves nothing afterwards; the others do."""
+        many = publish_many([refresh.s(1).set(serializer="none"), refresh.s(2)])
+
+        assert many[0].error is not None
+        assert store.asked == [("reserve", 2), ("confirm", 1), ("unreserve", 1)]
+        assert not refresh.delay(1).duplicate
+        assert refresh.delay(2).duplicate
+
+    def test_duplicate_of_what_was_not_published(self, app: Celery, refresh: Any) -> None:
+        """It was not published either, and says so."""
+        many = publish_many([refresh.s(1).set(serializer="none"), refresh.s(1), refresh.s(2)])
+
+        assert many[0].error is many[1].error is not None
+        assert (many[1].result, many[1].duplicate) == (None, False)
+        assert len(waiting(app)) == 1
+
+    def test_store_down_at_reserve(
+        self, app: Celery, refresh: Any, store: CountingStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Jobs are published without a reservation, and one line says so."""
+        store.down = {"reserve"}
+        many = publish_many(refresh.s(number) for number in range(5))
+
+        assert [each.error for each in many] == [None] * 5
+        assert len(waiting(app)) == 5
+        assert len([each for each in caplog.records if "reserve" in each.message]) == 1
+
+    def test_store_down_afterwards(
+        self, app: Celery, add: Any, refresh: Any, store: CountingStore
+    ) -> None:
+        """What was published stays published; nothing is asked of it a thousand times."""
+        store.down = {"confirm", "unreserve"}
+        lost = [refresh.s(number).set(serializer="none") for number in range(5)]
+        many = publish_many([*lost, refresh.s(9)])
+
+        assert many[-1].error is None
+        assert store.asked == [("reserve", 6), ("confirm", 1), ("unreserve", 1)]
+
+    def test_eager(self, app: Celery, refresh: Any, store: CountingStore) -> None:
+        """Where tasks run at once, nothing is reserved."""
+        app.conf.task_always_eager = True
+        [publication] = publish_many([refresh.s(1)])
+        assert (publication.error, store.asked) == (None, [])
+
+    def test_overridden_apply_async(self, app: Celery, store: CountingStore) -> None:
+        """A task class that publishes in its own way is asked to."""
+        seen: list[Any] = []
+
+        class Own(UniqueTask):
+            abstract = True
+
+            def apply_async(self, *args: Any, **options: Any) -> Any:
+                seen.append(args)
+                return super().apply_async(*args, **options)
+
+        @app.task(base=Own, store=store, shared=False)
+        def own(shop: Any) -> None:
+            """Nothing."""
+
+        publish_many([own.s(1)])
+        assert len(seen) == 1
