@@ -93,7 +93,7 @@ CONFIRMATIONS = st.builds(
 ORDERS = ("forget", "scan", "scan", "newer release")
 NAMED = st.sampled_from([(), (), (0,), (0, 1), (2, 1)])
 RECENT = st.sampled_from([0, 0, 0, 1, 2, 3])
-TURNS = st.sampled_from([None, None, None, 0, 1, 2])  # none, or one of the last
+TURNS = st.sampled_from([None, None, None, 0, 1, 2, -1, -2])  # none, of the last, or a call's time
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -116,6 +116,7 @@ class StoreMachine(RuleBasedStateMachine):
         # What the model and the store gave out, in this order; nobody was ever given the first.
         self.tokens = {name: [(7, 7)] for name in NAMES}
         self.turns = {name: [(0, 0)] for name in NAMES}
+        self.calls = [(0, 0)]
         self.crowd = 0
 
     @classmethod
@@ -211,7 +212,7 @@ class StoreMachine(RuleBasedStateMachine):
         abandoned: Sequence[str] = (),
         turn: int | None = None,
     ) -> None:
-        turns = (0, 0) if turn is None else _recent(self.turns[name], turn)
+        turns = self._turns(name, turn)
 
         def ask(store: Store) -> Any:
             return store.claim(
@@ -359,13 +360,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(asks=st.dictionaries(KEYS, RESERVATIONS, min_size=1))
     def reserve(self, asks: dict[str, Reservation]) -> None:
         """A producer asks whether jobs may be published, together."""
-        durations = [
-            ms for ask in asks.values() for ms in (ask.grace_ms, ask.delay_ms, ask.limit_ms)
-        ]
-        self._settle_down(*durations)
+        time.sleep(WAIT_S)  # calls are compared with what was before and comes after
         asked = [(self._key(name), ask) for name, ask in asks.items()]
         answers = [store.reserve(asked) for store in (self.model, self.store)]
-        self._settle_down(*durations)
+        time.sleep(WAIT_S)
+        self.calls.append((answers[0][0].called_us, answers[1][0].called_us))
         for name, expected, got in zip(asks, *answers, strict=True):
             if isinstance(expected, Reserved) and isinstance(got, Reserved):
                 assert abs(expected.delay_ms - got.delay_ms) < CLOSE_MS
@@ -423,6 +422,14 @@ class StoreMachine(RuleBasedStateMachine):
     def _token(self, name: str, recent: int) -> tuple[int, int]:
         """One of the last tokens of the key, or one that nobody ever got."""
         return _recent(self.tokens[name], recent)
+
+    def _turns(self, name: str, turn: int | None) -> tuple[int, int]:
+        if turn is None:
+            return 0, 0
+        if turn >= 0:
+            return _recent(self.turns[name], turn)
+        model_us, store_us = _recent(self.calls, -turn - 1)
+        return -model_us, -store_us
 
     def _ask(self, name: str, ask: Callable[[Store], Any], *durations_ms: int) -> tuple[Any, Any]:
         record = self.model.peek(self._key(name))
