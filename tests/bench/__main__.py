@@ -78,7 +78,7 @@ def _guard(server: Server, where: str, arguments: tuple[str, ...]) -> Iterator[F
 
 def _workers(server: Server, where: str) -> Iterator[Figure]:
     for pool, (at_least, aim) in LEAST.items():
-        ratio = workers.throughput(server, pool, rounds=7, messages=1_000)
+        ratio = workers.throughput(server, pool, rounds=7, messages=2_000)
         what = f"throughput, {pool}, guarded: plain"
         yield Figure(what, where, ratio, at_least=at_least, aim=aim)
 
@@ -132,9 +132,9 @@ This page is written by the benchmark itself.
   is what the server's slow log says. Medians of 11 rounds.
 - **Import.** New processes, in turn with and without our import, bytecode cached; CPU time, the
   difference of the medians of 15.
-- **Throughput.** A real worker empties a queue of 1,000 messages that was filled before; broker and
+- **Throughput.** A real worker empties a queue of 2,000 messages that was filled before; broker and
   records are on one server, results are ignored, no line is logged per task. One process (solo) or
-  two children (prefork); 7 rounds in turn, the median of their ratios.
+  two children (prefork); 7 rounds, plain and guarded first in turn, the median of their ratios.
 
 That an execution costs two commands, or three if something hangs on its message, and that all
 renewals are one round trip, are tests, since nothing about them depends on the machine.
