@@ -132,12 +132,13 @@ class Ticket:
     """
     The right to publish one firing.
 
-    *job* is its task id, the same for every beat; None where the firing is that of whoever takes
-    the ticket first. Milliseconds: *keep_ms* for a ticket whose job was published, *grace_ms* for
-    one of which that is not known.
+    *entry* is its name for people. *job* is its task id, the same for every beat; None where the
+    firing is that of whoever takes the ticket first. Milliseconds: *keep_ms* for a ticket whose
+    job was published, *grace_ms* for one of which that is not known.
     """
 
     key: str
+    entry: str
     job: str | None
     keep_ms: int
     grace_ms: int
@@ -166,7 +167,7 @@ def ticket_of(firing: Firing, *, prefix: str, grace_ms: int, horizon_ms: int) ->
         return None
     key = record_key(prefix, firing.task, digest(["periodic", firing.entry, slot.name]))
     job = str(uuid5(NAMESPACE_URL, key)) if slot.is_dated else None
-    return Ticket(key, job, slot.keep_ms, min(grace_ms, slot.keep_ms))
+    return Ticket(key, firing.entry, job, slot.keep_ms, min(grace_ms, slot.keep_ms))
 
 
 def fire(store: Store, ticket: Ticket, publish: Callable[[str], object]) -> Fired:
@@ -181,11 +182,12 @@ def fire(store: Store, ticket: Ticket, publish: Callable[[str], object]) -> Fire
         publish: Called with the task id. What it raises is passed on; the next beat that asks
             publishes then.
     """
+    own = uuid()
     try:
-        holder, is_published = _take(store, ticket)
+        holder, is_published = _take(store, ticket, own)
     except StoreUnavailable as error:
-        logger.warning("%s: fired without asking whether another beat has: %s", ticket.key, error)
-        holder, is_published = uuid(), False
+        logger.warning("%s: fired without asking whether another beat has: %s", ticket.entry, error)
+        holder, is_published = own, False  # the store may have given the ticket to it
     job = ticket.job or holder
     if not is_published:
         publish(job)
@@ -193,18 +195,18 @@ def fire(store: Store, ticket: Ticket, publish: Callable[[str], object]) -> Fire
     return Fired(job, duplicate=is_published)
 
 
-def _take(store: Store, ticket: Ticket) -> tuple[str, bool]:
+def _take(store: Store, ticket: Ticket, own: str) -> tuple[str, bool]:
     """Return who holds the ticket now, and whether its job is known to be published."""
-    ask = Reservation(uuid(), ticket.grace_ms)
+    ask = Reservation(own, ticket.grace_ms)
     patient_until = monotonic() + PATIENCE
     while True:
         [answer] = store.reserve([(ticket.key, ask)])
         if not isinstance(answer, Duplicate):
-            return ask.job, False
+            return own, False
         if _is_confirmed(store, ticket.key):
             return answer.job, True
         if monotonic() >= patient_until:
-            logger.warning("%s: published again, for the beat that took it may be dead", ticket.key)
+            logger.warning("%s: fired again, for the beat that began may be dead", ticket.entry)
             return answer.job, False
         sleep(PAUSE)
 
@@ -219,4 +221,4 @@ def _confirm(store: Store, ticket: Ticket, holder: str) -> None:
     try:
         store.confirm([(ticket.key, Confirmation(holder, ticket.keep_ms))])
     except StoreUnavailable as error:  # the next beat publishes a copy
-        logger.warning("%s: could not be confirmed: %s", ticket.key, error)
+        logger.warning("%s: fired, but the next beat may do so too: %s", ticket.entry, error)

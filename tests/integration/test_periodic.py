@@ -30,6 +30,8 @@ from tests.integration.apps.beating import (
     tick,
 )
 
+pytestmark = pytest.mark.hooks
+
 APP = "tests.integration.apps.beating"
 SUPPRESSED = "was not published again"
 

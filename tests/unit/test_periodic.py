@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -12,12 +12,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
+from celery.beat import Scheduler
 from celery.schedules import BaseSchedule, crontab, schedule
 
-from reliable_tasks import StoreUnavailable, periodic
+from reliable_tasks import StoreUnavailable, periodic, task_deduplicated
 from reliable_tasks.periodic import Firing, Ticket, current_firing, fire, slot_of, ticket_of
 from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.testing import ManualClock
+from tests.unit.test_unique import UniqueBench
 
 HORIZON = 6 * 3_600_000
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -203,8 +205,8 @@ class Beats:
         return fire(self.store, ticket, publish or self.published.append)
 
 
-DATED = Ticket("rt1::shop.report:1", "the-job", keep_ms=3_600_000, grace_ms=30_000)
-SPACED = Ticket("rt1::shop.report:2", None, keep_ms=9_000, grace_ms=9_000)
+DATED = Ticket("rt1::shop.report:1", "report", "the-job", keep_ms=3_600_000, grace_ms=30_000)
+SPACED = Ticket("rt1::shop.report:2", "report", None, keep_ms=9_000, grace_ms=9_000)
 BOTH = pytest.mark.parametrize("ticket", [DATED, SPACED], ids=["dated", "spaced"])
 
 
@@ -308,6 +310,22 @@ class TestFire:
             logging.WARNING
         ] * 2
 
+    def test_reply_of_the_store_is_lost(
+        self, beats: Beats, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A beat that took the ticket and does not know it publishes the job that others find."""
+        reserve = beats.store.reserve
+
+        def lose_reply(asks: Any) -> Any:
+            reserve(asks)
+            raise StoreUnavailable("reserve", "no answer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(beats.store, "reserve", lose_reply)
+            first = beats.fire(SPACED)
+
+        assert beats.fire(SPACED) == periodic.Fired(first.job, duplicate=True)
+
 
 def test_beats_tell_what_they_fire() -> None:
     """While a scheduler publishes an entry its firing is known, for its own task alone."""
@@ -325,3 +343,134 @@ def test_beats_tell_what_they_fire() -> None:
     assert service.scheduler.apply_async(entry, advance=False) == "result"
     assert seen == [Firing("report", "shop.report", entry.schedule, NOON), None, False]
     assert current_firing("shop.report") is None
+
+
+@dataclass
+class World:
+    """An app, its schedulers, and the time that all of them see."""
+
+    bench: UniqueBench
+    now: datetime = NOON
+
+    def beat(self, task: Any, plan: str = "crontab", **entry: Any) -> Scheduler:
+        """A scheduler of Celery's own with one entry."""
+        clock = {"nowfun": lambda: self.now, "app": self.bench.app}
+        plans = {"crontab": crontab(**clock), "interval": schedule(60, **clock)}
+        scheduler = Scheduler(self.bench.app)
+        scheduler.add(name="report", task=task.name, schedule=plans[plan], **entry)
+        periodic._watch(SimpleNamespace(scheduler=scheduler))
+        return scheduler
+
+    def minutes(self, count: int, *beats: Scheduler) -> None:
+        """Let so many minutes pass, in which every beat does what it does."""
+        for _ in range(count):
+            self.now += timedelta(minutes=1)
+            self.bench.clock.advance(60)
+            for beat in beats:
+                while beat.tick() == 0:
+                    pass
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    bench = UniqueBench()
+    bench.app.conf.beat_schedule = {}
+    yield World(bench)
+    bench.app.close()
+
+
+class TestUniqueTask:
+    """A periodic unique task, as Celery's own scheduler calls it."""
+
+    @pytest.mark.parametrize("plan", ["crontab", "interval"])
+    def test_two_beats(self, world: World, plan: str) -> None:
+        """Each firing is published once, and runs though an equal one was done a minute ago."""
+        task = world.bench.unique(periodic=True)
+        beats = [world.beat(task, plan, args=(7,)) for _ in range(2)]
+
+        world.minutes(3, *beats)
+        assert world.bench.waiting() == 3
+        world.bench.work()
+
+        assert world.bench.ran == [7, 7, 7]
+
+    def test_without_the_option(self, world: World) -> None:
+        """A unique task that is not periodic is unique by its arguments, as for any caller."""
+        task = world.bench.unique()
+        beats = [world.beat(task, args=(7,)) for _ in range(2)]
+
+        world.minutes(3, *beats)
+
+        assert world.bench.waiting() == 1
+
+    def test_other_calls(self, world: World) -> None:
+        """What is called by hand is told apart by its arguments, and from what beat fires."""
+        task = world.bench.unique(periodic=True)
+
+        world.minutes(1, world.beat(task, args=(7,)))
+        first, second = task.delay(7), task.delay(7)
+
+        assert (first.duplicate, second.duplicate) == (False, True)
+        assert world.bench.waiting() == 2
+
+    def test_failed_job(self, world: World) -> None:
+        """A late beat does not run a firing again that has failed."""
+
+        def body(task: Any) -> None:
+            world.bench.ran.append(task.request.id)
+            raise ValueError
+
+        task = world.bench.unique(body, periodic=True)
+        early, late = world.beat(task), world.beat(task)
+
+        world.minutes(1, early)
+        world.bench.work()
+        world.now += timedelta(seconds=50)
+        world.bench.clock.advance(50)
+        late.tick()
+        world.bench.work()
+
+        assert len(world.bench.ran) == 1
+
+    def test_options_of_the_entry(self, world: World) -> None:
+        """Links and headers of the entry go with the firing, which is published once even so."""
+
+        def note(task: Any, value: int) -> None:
+            world.bench.ran.append(("after", value))
+
+        after = world.bench.task(note)
+        task = world.bench.unique(periodic=True)
+        options = {"link": after.s(), "headers": {"from": "beat"}}
+        beats = [world.beat(task, args=(7,), options=options) for _ in range(2)]
+
+        world.minutes(1, *beats)
+        world.bench.work()
+
+        assert world.bench.ran == [7, ("after", 7)]
+        assert world.bench.headers[0]["from"] == "beat"
+
+    def test_arguments_may_differ(self, world: World) -> None:
+        """In the middle of a deploy beats give other arguments, and it is still one firing."""
+        task = world.bench.unique(periodic=True)
+
+        world.minutes(1, world.beat(task, args=(7,)), world.beat(task, args=(8,)))
+        world.bench.work()
+
+        assert world.bench.ran == [7]
+
+    def test_tells_of_duplicates(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """A firing that another beat published is a log line and a signal."""
+        told: list[dict[str, Any]] = []
+        task = world.bench.unique(periodic=True)
+        beats = [world.beat(task, args=(7,)) for _ in range(2)]
+
+        def listen(**facts: Any) -> None:
+            told.append(facts)
+
+        task_deduplicated.connect(listen, sender=task)
+        with caplog.at_level(logging.INFO, "reliable_tasks"):
+            world.minutes(1, *beats)
+
+        [facts] = told
+        assert facts["reason"] == "duplicate"
+        assert f"{facts['task_id']}] was not published again" in caplog.text
