@@ -28,13 +28,15 @@ from reliable_tasks.testing.contract.jobs import Jobs
 from reliable_tasks.testing.contract.leases import Leases
 from reliable_tasks.testing.contract.operators import Operators
 from reliable_tasks.testing.contract.outcomes import Outcomes
+from reliable_tasks.testing.contract.publishing import Publishing
 from reliable_tasks.testing.contract.support import Elapse, OneKey, Plant
+from reliable_tasks.testing.contract.turns import Turns
 from reliable_tasks.testing.contract.words import Words
 
 __all__ = ("Elapse", "OneKey", "Plant", "StoreContract")
 
 
-class StoreContract(Claims, Crashes, Jobs, Leases, Outcomes, Words, Operators):
+class StoreContract(Claims, Crashes, Jobs, Leases, Outcomes, Words, Publishing, Turns, Operators):
     """
     What every store promises.
 

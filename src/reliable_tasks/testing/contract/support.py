@@ -14,10 +14,14 @@ import pytest
 from reliable_tasks.core.records import (
     Answer,
     Busy,
+    Confirmation,
+    Duplicate,
     Granted,
     Outcome,
     Poisoned,
     Record,
+    Reservation,
+    Reserved,
     Settled,
     Stale,
     State,
@@ -71,6 +75,7 @@ class OneKey:
         max_crashes: int = 3,
         payload: str = "",
         abandoned: Sequence[str] = (),
+        turn: int = 0,
     ) -> Answer:
         """Ask for *job*, with a new delivery if none is given."""
         return self.store.claim(
@@ -83,6 +88,7 @@ class OneKey:
             max_crashes=max_crashes,
             payload=payload,
             abandoned=abandoned,
+            turn=turn,
         )
 
     def start(self, job: str = "job", line: int = 0, **terms: Any) -> int:
@@ -145,6 +151,30 @@ class OneKey:
     def advance(self, job: str = "job", line: int = HOP, *, horizon_ms: int = HORIZON_MS) -> None:
         """Note that the message of *job* at *line* was published."""
         self.store.advance(self.key, job=job, line=line, horizon_ms=horizon_ms)
+
+    def reserve(
+        self, job: str = "job", *, grace_ms: int = LEASE_MS, **terms: Any
+    ) -> Reserved | Duplicate:
+        """Ask whether *job* may be published."""
+        [answer] = self.store.reserve([(self.key, Reservation(job, grace_ms, **terms))])
+        return answer
+
+    def publish(
+        self, job: str = "job", *, keep_ms: int = KEEP_MS, hold_ms: int = 0, **terms: Any
+    ) -> int:
+        """Reserve and confirm, as if it was published; returns its turn."""
+        answer = self.reserve(job, **terms)
+        assert isinstance(answer, Reserved)
+        self.confirm(job, keep_ms=keep_ms, hold_ms=hold_ms)
+        return answer.turn
+
+    def confirm(self, job: str = "job", *, keep_ms: int = KEEP_MS, hold_ms: int = 0) -> None:
+        """Say that *job* was published."""
+        self.store.confirm([(self.key, Confirmation(job, keep_ms, hold_ms))])
+
+    def unreserve(self, job: str = "job") -> None:
+        """Take the reservation of *job* back."""
+        self.store.unreserve(self.key, job=job)
 
     def quarantine(self, job: str = "job") -> None:
         """Quarantine the key after one death."""
