@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.result import AsyncResult
 from celery.utils import uuid
 
@@ -34,6 +36,7 @@ getattr(unique, sys.argv[2]).apply_async((sys.argv[3],), queue=sys.argv[4])
 class Unique:
     """A worker, and what it has done."""
 
+    app: Celery
     database: Database
     ledger: Ledger
     worker: WorkerProcess
@@ -58,7 +61,7 @@ class Unique:
 
     def read(self, queue: str) -> None:
         """Let the worker read one more queue."""
-        unique.app.control.add_consumer(queue, destination=[self.worker.name], reply=True)
+        self.app.control.add_consumer(queue, destination=[self.worker.name], reply=True)
 
     def drained(self, *queues: str) -> None:
         """Wait until no message is left: none waits, none is held."""
@@ -90,24 +93,28 @@ def answer(result: AsyncResult) -> Any:
 
 
 @contextmanager
-def connected(database: Database, backend: str) -> Iterator[None]:
-    """Let this process publish to a database."""
-    unique.app.conf.update(broker_url=database.url, result_backend=backend)
-    yield
-    close_app(unique.app)
+def connected(server: Server, directory: Path, app: Celery, backend: str = "") -> Iterator[Unique]:
+    """A worker of an app, and this process as its client."""
+    server.ensure_running()
+    database, ledger = server.new_database(), Ledger(directory / "ledger")
+    backend = backend or database.url
+    app.conf.update(broker_url=database.url, result_backend=backend)
+    env = {**ledger.env, **database.celery_env, "CELERY_RESULT_BACKEND": backend}
+    with WorkerProcess(f"{APP}:{name_of(app)}", concurrency=4, env=env) as worker:
+        yield Unique(app, database, ledger, worker)
+    close_app(app)
 
 
-@pytest.fixture(scope="module")
+def name_of(app: Celery) -> str:
+    """What the module of the apps calls one."""
+    return next(name for name, value in vars(unique).items() if value is app)
+
+
+@pytest.fixture(scope="session")
 def shared_unique(valkey: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unique]:
-    """One worker for a module's tests; jobs are told apart by their labels."""
-    valkey.ensure_running()
-    database, ledger = valkey.new_database(), Ledger(tmp_path_factory.mktemp("unique") / "ledger")
-    env = {**ledger.env, **database.celery_env}
-    with (
-        connected(database, database.url),
-        WorkerProcess(APP, concurrency=4, env=env) as worker,
-    ):
-        yield Unique(database, ledger, worker)
+    """One worker for the whole session; jobs are told apart by their labels."""
+    with connected(valkey, tmp_path_factory.mktemp("unique"), unique.app) as united:
+        yield united
 
 
 @pytest.fixture

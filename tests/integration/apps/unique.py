@@ -19,22 +19,21 @@ RESERVED = 3.0
 WINDOW = 3.0
 DIE_VARIABLE = "UNIQUE_DIES"
 
-app = Celery("unique", set_as_current=False)
-setup(
-    app,
-    {
-        "broker_connection_retry_on_startup": True,
-        "worker_prefetch_multiplier": 1,
-        "broker_transport_options": {
-            "visibility_timeout": 4,
-            "unacked_restore_interval": 1,
-            "unacked_restore_throttle": 1,
-            "unacked_mutex_expire": 2,
-        },
-        "reliable_tasks_lease_seconds": 2,
-        "reliable_tasks_publish_grace": GRACE,
+SETTINGS = {
+    "broker_connection_retry_on_startup": True,
+    "worker_prefetch_multiplier": 1,
+    "broker_transport_options": {
+        "visibility_timeout": 4,
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 2,
     },
-)
+    "reliable_tasks_lease_seconds": 2,
+    "reliable_tasks_publish_grace": GRACE,
+}
+
+app = Celery("unique", set_as_current=False)
+setup(app, SETTINGS)
 
 
 def begin(label: str, **details: Any) -> None:
@@ -146,6 +145,12 @@ def failing(*values: Any, label: str) -> None:
 def collect(values: Any) -> list[Any]:
     """Return what came, as a plain task of Celery's."""
     return [values]
+
+
+rpc_app = Celery("unique", set_as_current=False)  # its results are messages
+setup(rpc_app, SETTINGS)
+rpc_work = rpc_app.task(base=UniqueTask, shared=False, bind=True, name=work.name)(work.run.__func__)
+rpc_app.task(base=IdempotentTask, shared=False, name=plain.name)(plain.run)
 
 
 def die_before(owner: Any, name: str) -> None:
