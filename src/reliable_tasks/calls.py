@@ -31,7 +31,8 @@ class Publication:
     What became of one signature that was given to `publish_many`.
 
     Attributes:
-        signature: What was given.
+        signature: What was given; if it is uncertain, with the id that its message has, so that
+            publishing it again is a copy of the same job.
         result: What its `apply_async` returned, or None after an error.
         error: Why it was not published, or None.
         is_uncertain: The broker may have the message in spite of the error.
@@ -77,9 +78,12 @@ class Call:
 
     def fail(self, error: Exception, *, is_uncertain: bool = False) -> None:
         """Note why it was not published."""
-        self.publication.result = None
-        self.publication.error = error
-        self.publication.is_uncertain = is_uncertain
+        publication = self.publication
+        if is_uncertain and type(publication.signature) is Signature:
+            publication.signature = publication.signature.clone(task_id=publication.result.id)
+        publication.result = None
+        publication.error = error
+        publication.is_uncertain = is_uncertain
 
     @contextmanager
     def failing(self) -> Iterator[None]:

@@ -42,8 +42,8 @@ def publish_many(signatures: Iterable[Any]) -> list[Publication]:
             in batches of 1,000.
 
     Returns:
-        A `Publication` for each signature, in order. What has an error was not published, or is
-        uncertain, and may be given to `publish_many` again.
+        A `Publication` for each signature, in order. The signatures of those with an error may be
+        given to `publish_many` again.
 
     Raises:
         Exception: Only what drawing a signature raised. All batches before are published.

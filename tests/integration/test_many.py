@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from reliable_tasks import IdempotentTask, publish_many
 from reliable_tasks.many import BATCH
-from reliable_tasks.testing import Database, Server
+from reliable_tasks.testing import Database, Server, eventually
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 QUEUES = [
@@ -112,6 +112,12 @@ def sent(database: Database) -> list[dict[str, Any]]:
         if "expiration" in message["properties"]:  # counted from the moment of publishing
             message["properties"]["expiration"] = "some"
     return messages
+
+
+def die(server: Server) -> None:
+    """Kill a server, and wait until it is gone."""
+    server.kill()
+    eventually(lambda: not server.is_running)
 
 
 @pytest.fixture
@@ -214,7 +220,7 @@ class TestBrokerLost:
         def signatures() -> Iterator[Any]:
             for number in range(3 * BATCH):
                 if number == BATCH:
-                    server.kill()
+                    die(server)
                 yield app.tasks["guarded"].s(number)
 
         publications = publish_many(signatures())
@@ -232,7 +238,7 @@ class TestBrokerLost:
 
         def kill(**told: Any) -> None:
             if told["body"][0] == (5,):
-                server.kill()
+                die(server)
 
         publish_many([app.tasks["plain"].s(0)])
         signals.after_task_publish.connect(kill)
@@ -245,13 +251,16 @@ class TestBrokerLost:
         if is_batch:
             assert [each.is_uncertain for each in publications] == [True] * 9
             assert len(sent(database)) == 1
+            again = publish_many(each.signature for each in publications)
+            ids = [each.signature.id for each in publications]
+            assert [each.result.id for each in again] == ids
         else:
             assert [each.error is None for each in publications] == [True] * 5 + [False] * 4
             assert len(sent(database)) == 6
 
     def test_from_the_start(self, app: Celery, server: Server, database: Database) -> None:
         """Nothing was sent, and all say so, after one round of retries."""
-        server.kill()
+        die(server)
         publications = publish_many(app.tasks["plain"].s(number) for number in range(10))
         server.ensure_running()
 
