@@ -35,18 +35,23 @@ class GuardedRequest(Request):
     _given_back = False
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """End the job at its hard time limit, unless its message goes back to the queue."""
-        if not soft and _acknowledges_timeouts(self.task):
-            if self._is_given_back():
-                return
-            self._end(killed=True)
+        """Leave a job alone at its hard time limit whose message has gone back to the queue."""
+        if not soft and _acknowledges_timeouts(self.task) and self._is_given_back():
+            return
         super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """Do not take an execution for failed that only had to send what hangs on its outcome."""
+        """
+        End the job at its hard time limit, before its failure is stored.
+
+        Do not take an execution for failed that only had to send what hangs on its outcome.
+        """
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(error, TimeLimitExceeded) and self._is_given_back():
-            return None
+        if isinstance(error, TimeLimitExceeded):  # `on_timeout` comes after it
+            if self._is_given_back():
+                return None
+            if _acknowledges_timeouts(self.task):
+                self._end(killed=True)
         answer = super().on_failure(exc_info, *args, **kwargs)
         for other in self._running_copies():  # Celery forgets a job's id with any copy of it
             state.requests.setdefault(self.id, other)

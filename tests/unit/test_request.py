@@ -159,6 +159,27 @@ def test_a_limit_that_strikes_before_the_outcome_ends_the_job(
     assert acknowledged == [True]
 
 
+def test_a_limit_ends_the_job_before_anybody_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A main process that dies after it has stored the failure leaves no job that may run."""
+    request = place.request(expires=None)
+    place.begin(request)
+    states: list[Any] = []
+
+    def note(*_: Any, **__: Any) -> None:
+        record = place.store.peek(key_of_request(request))
+        assert record is not None
+        states.append((record.state, record.closed))
+
+    monkeypatch.setattr(place.task.backend, "mark_as_failure", note)
+    monkeypatch.setattr(request, "_on_ack", note)
+
+    request.on_failure(time_is_over())
+
+    assert set(states) == {(State.FAILED, True)}
+
+
 def time_is_over() -> ExceptionInfo:
     try:
         raise TimeLimitExceeded(3)  # noqa: TRY301
