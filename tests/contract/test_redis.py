@@ -241,6 +241,62 @@ class TestLayout(Fixtures):
         assert client.hgetall(key.key) == before | {"s": "Q", "x": str(dead)}
         assert client.pttl(key.key) == -1
 
+    def test_a_reservation(self, key: OneKey, client: redis.Redis) -> None:
+        """Who waits, the latest turn, and whose window holds others back take a field each."""
+        turn = key.publish("a", latest=True, payload="p", delay_ms=60_000)
+        record = key.record
+        assert record.waiting is not None
+        first, until = record.waiting.first_ms, record.waiting.until_ms
+        fields = {
+            "s": "I",
+            "j": "a",
+            "t": "0",
+            "d": "",
+            "u": "0",
+            "w": f"{until}|{turn}|{first + 60_000}|{first}|p|a",
+            "l": str(turn),
+        }
+        assert client.hgetall(key.key) == fields
+
+        key.confirm("a", hold_ms=60_000)
+        held = {"h": f"{turn // 1_000 + 60_000}|a"}
+        assert client.hgetall(key.key) == fields | held | {"w": client.hget(key.key, "w")}
+
+    def test_what_an_execution_leaves_of_a_reservation(
+        self, key: OneKey, client: redis.Redis
+    ) -> None:
+        """A job that runs waits no longer; its turn and its window stay."""
+        turn = key.publish("a", latest=True, hold_ms=60_000)
+        key.settle(key.start("a", turn=turn), "a")
+
+        assert not client.hexists(key.key, "w")
+        assert client.hmget(key.key, "l", "h") == [str(turn), f"{turn // 1_000 + 60_000}|a"]
+        key.unreserve("a")
+        assert not client.hexists(key.key, "h")
+
+    def test_a_key_that_names_its_job_may_be_reserved(
+        self, key: OneKey, client: redis.Redis
+    ) -> None:
+        """Where the message is the identity its id stands in the reservation alone."""
+        key.key += ":@a"
+        key.reserve("a")
+
+        assert set(client.hkeys(key.key)) == {"s", "t", "d", "u", "w"}
+        key.unreserve("a")
+        assert not client.exists(key.key)
+
+    def test_turns_rise_though_the_clock_was_set_back(
+        self, key: OneKey, client: redis.Redis
+    ) -> None:
+        """While the record is there, its next turn is the next number at least, exactly."""
+        key.run("x")
+        client.hset(key.key, "l", AHEAD + 1)
+        turn = key.publish("a", latest=True, payload="1")
+        assert turn == AHEAD + 2
+
+        assert key.publish("b", latest=True, payload="2") == AHEAD + 3
+        assert client.hget(key.key, "l") == str(AHEAD + 3)
+
     def test_facts_are_counted(self, key: OneKey, client: redis.Redis) -> None:
         """The field q tells how many facts there are, so that nobody has to count."""
 

@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from reliable_tasks.core.records import Finished, Granted, Outcome, Settled, Stale, State
+from reliable_tasks.core.records import (
+    Confirmation,
+    Duplicate,
+    Finished,
+    Granted,
+    Outcome,
+    Reservation,
+    Reserved,
+    Settled,
+    Stale,
+    State,
+)
 from reliable_tasks.core.store import Store
 from reliable_tasks.stores.redis import RedisStore
 
@@ -57,10 +68,28 @@ def one_life(store: Store, name: str) -> None:
     assert record is not None
     assert (record.state, record.outcome) == (State.DONE, "zażółć".encode())
     assert {key, key_of(f"{name}-2")} <= set(store.scan("rt1:places:task:"))
+    published(store, key_of(f"{name}-3"), key_of(f"{name}-4"))
     store.bury(SHELF, name, b"\x00letter")
     assert (name, b"\x00letter") in list(store.letters(SHELF))
     assert store.forget(key)
     assert store.peek(key) is None
+
+
+def published(store: Store, *keys: str) -> None:
+    """Take records through what producers ask and say."""
+    asks = [(key, Reservation("job", 20_000, latest=True)) for key in keys]
+    for _ in range(3):  # the first confirmation of a channel is awaited, others are not
+        reserved = store.reserve(asks)
+        assert all(isinstance(answer, Reserved) for answer in reserved)
+        store.confirm([(key, Confirmation("job", HORIZON_MS, hold_ms=HORIZON_MS)) for key in keys])
+        other = [(key, Reservation("other", 20_000)) for key in keys]
+        assert store.reserve(other) == [Duplicate("job", "queued")] * len(keys)
+        for key in keys:
+            record = store.peek(key)
+            assert record is not None
+            assert record.held is not None
+            store.unreserve(key, job="job")
+    assert store.reserve(other) == [Reserved()] * len(keys)
 
 
 @contextmanager
