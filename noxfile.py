@@ -15,11 +15,13 @@ CELERY = ("5.5", "5.6", "5.7")
 NEWEST = CELERY[-1]
 GROUPS = nox.project.load_toml("pyproject.toml")
 
-# The long runs have sessions of their own; the pages are run by `docs`.
+# The long runs have sessions of their own; the pages are run by `docs`, the guides from other
+# libraries by `migration`, which installs those.
 EVERYDAY = (
     "tests",
     "--ignore=tests/chaos",
     "--ignore=tests/docs",
+    "--ignore=tests/migration",
     "-m",
     "not chaos and not property_long",
 )
@@ -37,6 +39,7 @@ nox.options.sessions = [
     "tests",
     *(f"celery({celery})" for celery in CELERY if celery != NEWEST),
     "docs",
+    "migration",
     "package",
 ]
 
@@ -148,6 +151,13 @@ def docs(session: nox.Session) -> None:
     command = ("mkdocs", "build", "--quiet", "--strict", "--site-dir", site)
     session.run(*command, env={"NO_MKDOCS_2_WARNING": "1"})
     pytest(session, "tests/docs")
+
+
+@nox.session
+def migration(session: nox.Session) -> None:
+    """Run one app under the libraries that teams come from, and ours; compare with the guides."""
+    install(session, "tests", "migration")
+    pytest(session, "-n", "3", "--dist", "loadgroup", "tests/migration")
 
 
 @nox.session

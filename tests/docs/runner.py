@@ -26,7 +26,7 @@ from reliable_tasks.testing.processes import Process
 
 SERVER = "redis://localhost:6379"  # what pages write; the test's server is elsewhere
 PATIENCE = 60.0  # seconds for one command, or until a background command is ready
-SHOWN_ONLY = {"text", "lua", "mermaid"}
+SHOWN_ONLY = {"text", "lua", "mermaid", "diff"}
 FILES = {"python", "toml", "ini", "json", "yaml", "sh"}
 
 
