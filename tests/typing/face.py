@@ -8,10 +8,13 @@ from typing import Any, assert_type
 from reliable_tasks import (
     AlreadyDone,
     AlreadyRunning,
+    DuplicateJob,
     IdempotentTask,
     Lease,
     LeaseLost,
     Quarantined,
+    UniqueResult,
+    UniqueTask,
     once,
     setup,
 )
@@ -35,6 +38,34 @@ class Durable(IdempotentTask):
         assert_type(self.lease.lost, bool)
         self.lease.check()
         return {"charged": cents, "token": self.lease.token}
+
+
+class Unique(UniqueTask):
+    unique_for = timedelta(minutes=5)
+    on_duplicate = "raise"
+    publish_grace = 10
+    reserved_for = 600
+
+    def run(self, shop_id: int) -> None:
+        """Take effect."""
+
+
+class Latest(UniqueTask):
+    idempotency_key = ("shop_id",)
+    debounce = 5
+    debounce_limit = 60.0
+
+
+def a_unique_call(task: Unique) -> str:
+    try:
+        result: UniqueResult = task.apply_async((7,))
+    except DuplicateJob as error:
+        assert_type(error.key, str)
+        return error.job
+    assert_type(result.duplicate, bool)
+    result.revoke(terminate=True)
+    assert_type(task.AsyncResult("some"), UniqueResult)
+    return "published"
 
 
 def by_order(order_id: int, *_: Any, **__: Any) -> str:
