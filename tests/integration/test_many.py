@@ -193,9 +193,9 @@ def test_a_batch_leaves_together(app: Celery, database: Database) -> None:
         def count(**_: Any) -> None:
             waiting.append(client.llen("celery"))
 
-        signals.after_task_publish.connect(count)
+        signals.after_task_publish.connect(count, weak=False, dispatch_uid="count")
         publish_many(app.tasks["plain"].s(number) for number in range(10))
-        signals.after_task_publish.disconnect(count)
+        signals.after_task_publish.disconnect(dispatch_uid="count")
 
     assert waiting == [0] * 10
     assert len(sent(database)) == 10
@@ -241,9 +241,9 @@ class TestBrokerLost:
                 die(server)
 
         publish_many([app.tasks["plain"].s(0)])
-        signals.after_task_publish.connect(kill)
+        signals.after_task_publish.connect(kill, weak=False, dispatch_uid="kill")
         publications = publish_many(app.tasks["plain"].s(number) for number in range(1, 10))
-        signals.after_task_publish.disconnect(kill)
+        signals.after_task_publish.disconnect(dispatch_uid="kill")
         server.ensure_running()
 
         with app.producer_or_acquire() as producer:

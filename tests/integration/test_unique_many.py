@@ -151,9 +151,9 @@ class TestBrokerLost:
             with task.app.producer_or_acquire() as producer:
                 if not getattr(producer, "supports_batch_publish", False):
                     pytest.skip("this kombu publishes one by one")
-            signals.after_task_publish.connect(kill)
+            signals.after_task_publish.connect(kill, weak=False, dispatch_uid="kill")
             many = publish_many(task.s(number) for number in range(JOBS))
-            signals.after_task_publish.disconnect(kill)
+            signals.after_task_publish.disconnect(dispatch_uid="kill")
             broker.start()
             assert [each.is_uncertain for each in many] == [True] * JOBS
 
