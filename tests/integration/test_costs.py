@@ -15,7 +15,15 @@ from celery.app.trace import build_tracer
 
 from reliable_tasks import IdempotentTask
 from reliable_tasks.core.keys import digest, message_key, record_key
-from reliable_tasks.core.records import Granted, Outcome, State
+from reliable_tasks.core.records import (
+    Confirmation,
+    Duplicate,
+    Granted,
+    Outcome,
+    Reservation,
+    Reserved,
+    State,
+)
 from reliable_tasks.leases import Lease, LeaseKeeper
 from reliable_tasks.stores.redis import RedisStore
 from reliable_tasks.testing import Database
@@ -112,6 +120,8 @@ def test_an_execution_leaves_nothing_to_the_garbage_collector(app: Celery) -> No
     def add(self: Any) -> None:
         requests.append(weakref.ref(self.request))
 
+    deliver(add)  # loads the scripts: the refusal that asks for them holds its frames
+    del requests[:]
     gc.disable()
     try:
         deliver(add)
@@ -143,11 +153,8 @@ def test_all_renewals_are_one_round_trip(
     """However many leases a process holds, it waits for the server once."""
     keeper = LeaseKeeper()
     hold_leases(store, keeper, leases)
-    [connection] = store._channel._idle
     assert keeper.renew_all()  # loads the script
-    steps: list[str] = []
-    for name in ("send_packed_command", "read_response"):
-        monkeypatch.setattr(connection, name, _noted(steps, name, getattr(connection, name)))
+    steps = noted_steps(store, monkeypatch)
 
     with commands() as names:
         assert keeper.renew_all()
@@ -157,12 +164,75 @@ def test_all_renewals_are_one_round_trip(
     assert steps == ["send_packed_command"] + ["read_response"] * batches
 
 
+def noted_steps(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what the store's one connection does from now on, as it does it."""
+    [connection] = store._channel._idle
+    steps: list[str] = []
+    for name in ("send_packed_command", "read_response"):
+        monkeypatch.setattr(connection, name, _noted(steps, name, getattr(connection, name)))
+    return steps
+
+
 def _noted(steps: list[str], name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         steps.append(name)
         return method(*args, **kwargs)
 
     return call
+
+
+ASKS = [(f"rt1::costs:{number}", Reservation("job", HOUR_MS)) for number in range(1_000)]
+WORDS = [(key, Confirmation("job", 2 * HOUR_MS)) for key, _ in ASKS]
+OTHERS = [(key, Reservation("other", HOUR_MS)) for key, _ in ASKS]
+
+
+def test_a_thousand_reservations_are_one_round_trip(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer waits for the server once for all that it reserves, and never for its word."""
+    store.reserve(ASKS[:1])  # connects, and loads the scripts
+    store.confirm(WORDS[:1])
+    steps = noted_steps(store, monkeypatch)
+
+    assert store.reserve(ASKS) == [Reserved()] * 1_000
+    assert steps == ["send_packed_command"] + ["read_response"] * 1_000
+    del steps[:]
+    store.confirm(WORDS)
+    assert steps == ["send_packed_command"]
+    del steps[:]
+    assert store.reserve(OTHERS[:1]) == [Duplicate("job", "queued")]
+    assert steps == ["read_response"] * 1_000 + ["send_packed_command", "read_response"]
+    for key, _ in ASKS[:: len(ASKS) - 1]:
+        record = store.peek(key)
+        assert record is not None
+        assert record.waiting is not None
+        assert record.waiting.until_ms - record.waiting.first_ms > HOUR_MS
+
+
+def test_a_word_that_finds_no_script_is_lost_once(store: RedisStore, database: Database) -> None:
+    """After a flush of its scripts the server does not know one word; the next arrives."""
+    with database.client() as admin:
+        for number in range(3):
+            store.reserve(ASKS[number : number + 1])
+            if number == 1:
+                admin.script_flush()
+            store.confirm(WORDS[number : number + 1])
+
+    records = [store.peek(key) for key, _ in ASKS[:3]]
+    assert [bool(record and record.latest) for record in records] == [True, False, True]
+
+
+def test_a_word_to_a_connection_that_breaks_harms_nobody(
+    store: RedisStore, database: Database
+) -> None:
+    """A question that comes after it is answered on a new connection."""
+    store.reserve(ASKS[:1])
+    for _ in range(2):
+        store.confirm(WORDS[:1])
+    with database.client() as admin:
+        admin.client_kill_filter(_type="normal", skipme=True)
+
+    assert store.reserve(OTHERS[:1]) == [Duplicate("job", "queued")]
 
 
 JOB = str(uuid4())
