@@ -19,7 +19,15 @@ from reliable_tasks import (
     StoreUnavailable,
     guard,
 )
-from reliable_tasks.core.records import Granted, Outcome, State, line_of
+from reliable_tasks.core.records import (
+    Confirmation,
+    Granted,
+    Outcome,
+    Reservation,
+    Reserved,
+    State,
+    line_of,
+)
 from reliable_tasks.core.settings import read
 from reliable_tasks.guard import Guard
 from reliable_tasks.leases import Lease
@@ -931,3 +939,55 @@ def test_a_result_that_cannot_be_read_is_not_kept(bench: Bench) -> None:
     with pytest.raises(ResultNotKept):
         bench.execute(message)
     assert isinstance(message.sent[0], ResultNotKept)
+
+
+# --- calls of a unique task ---------------------------------------------------------------
+
+
+def reserved(bench: Bench, job: str, **terms: Any) -> int:
+    """Let *job* be published; returns its turn."""
+    ask = Reservation(job, 60_000, latest=True, **terms)
+    [answer] = bench.store.reserve([(KEY, ask)])
+    assert isinstance(answer, Reserved)
+    bench.store.confirm([(KEY, Confirmation(job, 60_000))])
+    return answer.turn
+
+
+def test_a_replaced_message_is_dropped_as_revoked(bench: Bench) -> None:
+    """A later call took its place: it does not run, and whoever waits for it hears of it."""
+    older = FakeMessage(job="a", turn=reserved(bench, "a", payload="x"))
+    newer = FakeMessage(job="b", turn=reserved(bench, "b", payload="y"))
+
+    with pytest.raises(Drop):
+        bench.execute(older)
+
+    assert older.revoked == ["replaced"]
+    assert bench.events == [(Event.DEDUPLICATED, {"reason": "replaced"})]
+    assert bench.execute(newer) == "value"
+
+
+@pytest.mark.parametrize(("longest_ms", "wait_ms"), [(None, 9_000), (2_000, 2_000)])
+def test_a_message_that_comes_early_waits_until_it_is_due(
+    bench: Bench, longest_ms: int | None, wait_ms: int
+) -> None:
+    """Later calls put it off: its successor comes just then, or as late as the broker bears."""
+    turn = reserved(bench, "a", delay_ms=10_000)
+    bench.clock.advance(1)
+    message = FakeMessage(turn=turn, longest_wait_ms=longest_ms)
+
+    with pytest.raises(Drop):
+        bench.execute(message)
+
+    assert message.deferred == [wait_ms]
+    assert message.runs == 0
+
+
+def test_a_job_that_ended_after_the_call_answers_it(bench: Bench) -> None:
+    """An equal job that was done only after the call is its run, also without retention."""
+    called_us = bench.clock.now_us()
+    bench.clock.advance(1)
+    bench.settled(State.DONE, "b", keep_ms=0)
+    message = FakeMessage(turn=-called_us)
+
+    assert bench.execute(message, retention=0) == "value"
+    assert message.runs == 0
