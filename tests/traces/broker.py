@@ -27,6 +27,7 @@ class Letter:
         hop: Successors before this one.
         due_us: Not executed earlier.
         abandoned: Deliveries that left the job to it.
+        turn: Its place among the calls of the key, or nothing.
     """
 
     job: str
@@ -39,6 +40,7 @@ class Letter:
     hop: int = 0
     due_us: int = 0
     abandoned: tuple[str, ...] = ()
+    turn: int = 0
 
     def __str__(self) -> str:
         return f"{self.job}(retries={self.retries}, hop={self.hop})"

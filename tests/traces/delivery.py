@@ -58,14 +58,13 @@ class Delivery:
     can_wait = True
     second_look_ms = None
     longest_wait_ms = None
-    turn = 0
 
     def __init__(self, worker: Worker, held: Held) -> None:
         self.worker, self.world, self.held = worker, worker.world, held
         self.message = letter = held.letter
         self.key, self.job, self.payload = letter.key, letter.job, letter.payload
         self.retries, self.hop, self.has_key = letter.retries, letter.hop, letter.has_key
-        self.abandoned = letter.abandoned
+        self.abandoned, self.turn = letter.abandoned, letter.turn
         self.carries = self.carries_errors = letter.carries
         self.lease: Lease | None = None
         self.token = self.effects = self.answered_us = 0
@@ -190,7 +189,7 @@ class Delivery:
         )
 
     def revoke(self, reason: str) -> None:
-        pass
+        self.world.history.skipped.add(self.job)
 
     def send(self, value: Any) -> None:
         self._send("S")

@@ -67,6 +67,8 @@ class Served:
             for field in ("u", "m"):
                 if self._client.hexists(key, field):
                     self._client.hincrby(key, field, -round(seconds * 1_000))
+            for field, times in (("w", (0, 2, 3)), ("h", (0,))):
+                self._move(key, field, times, -round(seconds * 1_000))
             left_ms = self._client.pttl(key)
             if left_ms >= 0:
                 self._client.pexpire(key, left_ms - round(seconds * 1_000))
@@ -74,3 +76,12 @@ class Served:
     def flush(self) -> None:
         for key in list(self.store.scan()):
             self.store.forget(key)
+
+    def _move(self, key: str, field: str, times: tuple[int, ...], ms: int) -> None:
+        """Move the parts of a packed field that are times."""
+        packed = self._client.hget(key, field)
+        if packed is not None:
+            parts = packed.decode().split("|")
+            for at in times:
+                parts[at] = str(int(parts[at]) + ms)
+            self._client.hset(key, field, "|".join(parts))

@@ -10,8 +10,18 @@ from unittest import mock
 
 import pytest
 
-from reliable_tasks.core import decisions
-from reliable_tasks.core.records import Busy, Fact, Finished, Stale, State
+from reliable_tasks.core import decisions, reservations
+from reliable_tasks.core.records import (
+    Busy,
+    Early,
+    Fact,
+    Finished,
+    Reserved,
+    Stale,
+    State,
+    Superseded,
+    Waiting,
+)
 from reliable_tasks.errors import LeaseLost
 from reliable_tasks.guard import _Execution
 from reliable_tasks.leases import Lease
@@ -269,3 +279,104 @@ def atwork() -> Any:
         return answer(record, ask, fact, now_ms)
 
     return mock.patch.object(decisions, "_answer_for_job", at_once)
+
+
+@rule
+def grace() -> Any:
+    """A reservation ends by itself."""
+
+    def lasts(record: Any, at_ms: int) -> None:
+        record.expires_ms = None
+
+    def waiting(record: Any, now_ms: int) -> Any:
+        return record.waiting
+
+    return mock.patch.multiple(reservations, _waiting=waiting, _keep_until=lasts)
+
+
+@rule
+def lengthens() -> Any:
+    """A confirmation reserves nothing."""
+    confirm = reservations.confirm
+
+    def creates(record: Any, word: Any, now_us: int) -> None:
+        if record is not None and record.waiting is None:
+            record.waiting = Waiting(word.job, now_us // 1_000 + word.keep_ms, now_us)
+        confirm(record, word, now_us)
+
+    return mock.patch.object(reservations, "confirm", creates)
+
+
+@rule
+def own() -> Any:
+    """A job is no duplicate of itself."""
+    by_waiting = reservations._by_waiting
+
+    def strange(record: Any, waiting: Any, ask: Any, now_ms: int) -> Any:
+        return by_waiting(record, waiting, replace(ask, job=f"not {ask.job}"), now_ms)
+
+    return mock.patch.object(reservations, "_by_waiting", strange)
+
+
+@rule
+def published() -> Any:
+    """A call takes the place of another one only when it is published."""
+    reserve = reservations._reserve
+
+    def reserves(record: Any, *more: Any) -> Any:
+        answer = reserve(record, *more)
+        record.latest = record.waiting.turn
+        return answer
+
+    return mock.patch.object(reservations, "_reserve", reserves)
+
+
+@rule
+def order() -> Any:
+    """A call that was replaced does not run after the one in its place."""
+    return mock.patch.object(reservations, "early_or_replaced", _answers_no(Superseded))
+
+
+@rule
+def early() -> Any:
+    """Later calls put a job off that is in the broker already."""
+    return mock.patch.object(reservations, "early_or_replaced", _answers_no(Early))
+
+
+def _answers_no(kind: type[Early | Superseded]) -> Callable[..., Any]:
+    original = reservations.early_or_replaced
+
+    def answers(*question: Any) -> Any:
+        answer = original(*question)
+        return None if isinstance(answer, kind) else answer
+
+    return answers
+
+
+@rule
+def plain() -> Any:
+    """A message that no later call may replace has no turn."""
+    reserve = reservations._reserve
+
+    def reserves(record: Any, *more: Any) -> Reserved:
+        return replace(reserve(record, *more), turn=record.waiting.turn)
+
+    return mock.patch.object(reservations, "_reserve", reserves)
+
+
+@rule
+def frees() -> Any:
+    """A message that was discarded holds nobody up."""
+    return mock.patch.object(reservations, "drop", return_value=None)
+
+
+@rule
+def begins() -> Any:
+    """A job that runs waits no longer."""
+    return mock.patch.object(reservations, "begin", return_value=None)
+
+
+@rule
+def givesback() -> Any:
+    """A publish that failed holds nobody up."""
+    return mock.patch.object(reservations, "unreserve", lambda record, job: record)

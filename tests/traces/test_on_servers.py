@@ -9,13 +9,14 @@ import pytest
 
 from reliable_tasks.testing import Database
 from tests.stores import redis_store
-from tests.traces import test_traces
+from tests.traces import test_producers, test_traces
 from tests.traces.broker import Broker
 from tests.traces.places import Place, Served
 from tests.traces.rules import TRACES
 from tests.traces.world import World
 
 assert test_traces.__name__
+assert test_producers.__name__
 
 
 @pytest.fixture

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.traces import test_traces
+from tests.traces import test_producers, test_traces
 from tests.traces.rules import RULES
 
-MARKS = [mark for test in vars(test_traces).values() for mark in getattr(test, "pytestmark", [])]
+MARKS = [
+    mark
+    for module in (test_traces, test_producers)
+    for test in vars(module).values()
+    for mark in getattr(test, "pytestmark", [])
+]
 TAKEN_OUT = {
     name
     for mark in MARKS

@@ -63,6 +63,7 @@ class World:
         self.running = self.workers[0]
         self.outages: set[str] = set()
         self.letters: dict[str, Letter] = {}
+        self.reserved_us: dict[str, int] = {}
         self._lines: list[str] = []
         self._stack = ExitStack()
 
