@@ -26,7 +26,7 @@ from celery.utils import uuid
 
 from reliable_tasks.core.keys import digest, record_key
 from reliable_tasks.core.records import Confirmation, Duplicate, Reservation
-from reliable_tasks.core.slots import Slot, dated, latest_due_ms, spaced
+from reliable_tasks.core.slots import DueAfter, Slot, dated, latest_due_ms, spaced
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import StoreUnavailable
 
@@ -95,14 +95,8 @@ def current_firing(task_name: str) -> Firing | None:
 def slot_of(firing: Firing, horizon_ms: int) -> Slot | None:
     """Return which slot of its schedule a firing is; None if none is due."""
     schedule = firing.schedule
-    now = schedule.maybe_make_aware(schedule.now())
-    now_ms = _to_ms(now)
-    stopped = _stopped(schedule, now)
-
-    def due_after(moment_ms: int) -> int:
-        moment = (EPOCH + moment_ms * MILLISECOND).astimezone(now.tzinfo)
-        return _to_ms(now.astimezone(UTC) + stopped.remaining_estimate(moment))
-
+    now_ms = _to_ms(schedule.maybe_make_aware(schedule.now()))
+    due_after = _due_times(schedule)
     next_ms = due_after(now_ms)
     if not isinstance(schedule, crontab) and next_ms > now_ms:
         kind = getattr(schedule, "run_every", type(schedule).__name__)
@@ -113,11 +107,18 @@ def slot_of(firing: Firing, horizon_ms: int) -> Slot | None:
     return None if due_ms is None else dated(due_ms, next_ms, now_ms, horizon_ms)
 
 
-def _stopped(schedule: Any, now: datetime) -> Any:
-    """Return a copy of a schedule for which it is always *now*."""
-    copy = object.__new__(type(schedule))  # its own way to copy itself forgets the app
-    copy.__dict__.update(schedule.__dict__, nowfun=lambda: now)
-    return copy
+def _due_times(schedule: Any) -> DueAfter:
+    """Return what *schedule* would give for its next due time at any moment."""
+    stopped = object.__new__(type(schedule))  # its own way to copy itself forgets the app
+    stopped.__dict__.update(schedule.__dict__)
+
+    def due_after(moment_ms: int) -> int:
+        moment = (EPOCH + moment_ms * MILLISECOND).astimezone(schedule.tz)
+        stopped.now = lambda: moment
+        wait: timedelta = stopped.remaining_estimate(moment)
+        return moment_ms + round(wait / MILLISECOND)
+
+    return due_after
 
 
 def _to_ms(moment: datetime) -> int:

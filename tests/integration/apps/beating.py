@@ -30,6 +30,14 @@ def fast_now() -> datetime:
     return NOON + timedelta(seconds=elapsed * SPEED + ahead)
 
 
+class FastCrontab(crontab):
+    """A crontab of this world. Before Celery 5.7 a schedule file forgets *nowfun*."""
+
+    def now(self) -> datetime:
+        """Return the time in this world."""
+        return fast_now()
+
+
 app = Celery("beating", set_as_current=False)
 setup(app)
 
@@ -40,7 +48,7 @@ def tick(self: Any) -> None:
     Ledger.from_environment().effect(self.request.id)
 
 
-SCHEDULES = {"crontab": crontab(nowfun=fast_now), "interval": schedule(1.0)}
+SCHEDULES = {"crontab": FastCrontab(), "interval": schedule(1.0)}
 kind = os.environ.get("BEATING_SCHEDULE", "crontab")
 app.conf.update(
     broker_connection_retry_on_startup=True,
