@@ -155,6 +155,21 @@ def test_beat_dies_at_the_worst_moment(beats: Beats, moment: str) -> None:
     assert survivor.log.count("may be dead") == 1
 
 
+def test_store_is_down_for_some_slots(beats: Beats, valkey: Server) -> None:
+    """Without a store each beat publishes each slot, always as the same job, which runs once."""
+    with Server(valkey.binary, appendonly=True) as store:
+        beats.env["BEATING_STORE"] = store.url
+        beats.worker()
+        company = [beats.start(), beats.start()]
+        beats.more(1)
+        store.kill()
+        eventually(lambda: all(beat.log.count("without asking") >= 2 for beat in company))
+        store.restart()
+        beats.more(5)
+
+        beats.each_slot_once()
+
+
 @pytest.mark.parametrize("beats", ["interval"], indirect=True)
 def test_interval_is_kept_by_any_number_of_beats(beats: Beats) -> None:
     """Beats with phases of their own fire once an interval; one dies, and no run is lost."""

@@ -39,7 +39,7 @@ class FastCrontab(crontab):
 
 
 app = Celery("beating", set_as_current=False)
-setup(app)
+setup(app, {"reliable_tasks_store_url": os.environ.get("BEATING_STORE")})
 
 
 @app.task(base=UniqueTask, shared=False, bind=True, periodic=True)
