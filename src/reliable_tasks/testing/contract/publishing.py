@@ -246,6 +246,14 @@ class Publishing(Fixtures):
         assert key.reserve("b") == Duplicate("a", "held")
         assert key.is_kept_for(KEEP_MS)
 
+    def test_a_window_outlasts_the_reservation(self, key: OneKey) -> None:
+        """The record is kept for its window, however soon the job is due."""
+        key.publish("a", grace_ms=SOON_MS, keep_ms=SOON_MS, hold_ms=KEEP_MS)
+        key.elapse(ms=2 * SOON_MS)
+
+        assert key.reserve("b") == Duplicate("a", "held")
+        assert key.is_kept_for(KEEP_MS)
+
     def test_a_window_ends(self, key: OneKey) -> None:
         """After the window the key is free."""
         key.publish("a", hold_ms=SOON_MS)
@@ -339,6 +347,7 @@ class Publishing(Fixtures):
         """A job that was reserved again after its lease was over has ended all the same."""
         token = key.lapse("a")
         key.reserve("a")
+        assert key.reserve("b") == Duplicate("a", "queued")
         assert key.settle(token, "a") == Settled()
 
         assert key.record.waiting is None
@@ -369,6 +378,16 @@ class Publishing(Fixtures):
         key.start("c", horizon_ms=1)
         key.end("c", horizon_ms=1)
         assert key.is_kept_for(KEEP_MS)
+
+    def test_the_record_is_not_kept_for_who_runs(self, key: OneKey) -> None:
+        """A reservation of days is over with the execution, and so is the time for its sake."""
+        key.publish("a", keep_ms=9 * HORIZON_MS)
+        key.end("a")
+        assert key.is_kept_for(HORIZON_MS)
+
+        key.publish("b", keep_ms=9 * HORIZON_MS)
+        key.start("b")
+        assert key.is_kept_for(LEASE_MS + HORIZON_MS)
 
     def test_words_for_many_keys(self, key: OneKey) -> None:
         """One confirmation speaks of many keys."""

@@ -171,6 +171,28 @@ class Turns(Fixtures):
         assert early_ms(key, "a") == pytest.approx(KEEP_MS, abs=CLOSE_MS)
         assert key.is_kept_for(2 * KEEP_MS)
 
+    def test_an_equal_call_without_a_delay_puts_nothing_off(self, key: OneKey) -> None:
+        """Being a duplicate lengthens no reservation."""
+        key.publish("a", latest=True)
+        before = key.record
+        key.elapse(ms=2)
+        key.reserve("b", latest=True)
+
+        assert same(key.record, before)
+
+    def test_a_repeated_question_is_told_what_is_left(self, key: OneKey) -> None:
+        """A producer whose reply was lost publishes for the same time, or at once if it is over."""
+        key.reserve("a", latest=True, delay_ms=KEEP_MS)
+        again = key.reserve("a", latest=True, delay_ms=KEEP_MS)
+        key.reserve("b", latest=True, payload="b", delay_ms=SOON_MS)
+        key.elapse(ms=2 * SOON_MS)
+        late = key.reserve("b", latest=True, payload="b", delay_ms=SOON_MS)
+
+        assert isinstance(again, Reserved)
+        assert again.delay_ms == pytest.approx(KEEP_MS, abs=CLOSE_MS)
+        assert isinstance(late, Reserved)
+        assert late.delay_ms == 0
+
     def test_no_call_brings_the_job_forward(self, key: OneKey) -> None:
         """A shorter delay of a later call leaves the longer one as it is."""
         key.publish("a", latest=True, delay_ms=KEEP_MS)
