@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from kombu import exceptions
 from kombu.exceptions import KombuError
+
+from reliable_tasks.shortcut import Shortcut
 
 __all__ = ("SharedProducer", "Undelivered", "shared_producer")
 
@@ -25,14 +27,19 @@ class SharedProducer:
         buffered: How many have been put into the batch.
     """
 
-    def __init__(self, producer: Any, *, is_batch: bool) -> None:
+    def __init__(self, app: Any, producer: Any, *, is_batch: bool) -> None:
         self._producer = producer
         self._declared: dict[int, Any] = {}
         self.is_batch = is_batch
         self.buffered = 0
+        self._shortcut = Shortcut.to(app, self) if is_batch else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)
+
+    def way_of(self, apply_async: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what does the same as a task's *apply_async*, in less time where that is known."""
+        return apply_async if self._shortcut is None else self._shortcut.of(apply_async)
 
     def is_lost(self, error: BaseException | None) -> bool:
         """Whether *error* comes of a lost connection, which the next message would meet too."""
@@ -86,11 +93,11 @@ def shared_producer(app: Any) -> Iterator[SharedProducer]:
     with app.producer_or_acquire() as producer:
         _connect(app, producer)
         if not getattr(producer, "supports_batch_publish", False):
-            yield SharedProducer(producer, is_batch=False)
+            yield SharedProducer(app, producer, is_batch=False)
             return
         try:
             with producer.batch(max_size=sys.maxsize):
-                yield SharedProducer(producer, is_batch=True)
+                yield SharedProducer(app, producer, is_batch=True)
         except Undelivered:
             producer.connection.collect()  # the next batch connects anew, or learns that it cannot
             raise

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery.canvas import Signature
+from celery.canvas import Signature, maybe_signature
 
 from reliable_tasks.core.records import Duplicate, Reserved
 from reliable_tasks.core.store import Store
@@ -54,6 +53,7 @@ class Call:
     """One signature on its way: its own `apply_async` does all."""
 
     publication: Publication
+    app: Any
 
     @property
     def is_open(self) -> bool:
@@ -67,12 +67,16 @@ class Call:
 
     def publish(self, producer: Any) -> None:
         """Publish it with a shared *producer*; None: with one of its own."""
-        with self.failing():
+        try:
             self.publication.result = self._publish(producer)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:
+            self.fail(error)
 
     def _publish(self, producer: Any) -> Any:
         signature = self.publication.signature
-        if producer is None or _OWN_WAY & {*signature.options}:
+        if producer is None or not _OWN_WAY.isdisjoint(signature.options):
             return signature.apply_async()
         return signature.apply_async(producer=producer)
 
@@ -85,15 +89,19 @@ class Call:
         publication.error = error
         publication.is_uncertain = is_uncertain
 
-    @contextmanager
-    def failing(self) -> Iterator[None]:
-        """Take an error for this call's own; that the caller's time is over is not."""
-        try:
-            yield
-        except SoftTimeLimitExceeded:
-            raise
-        except Exception as error:
-            self.fail(error)
+
+@dataclass(slots=True)
+class TaskCall(Call):
+    """A call of a task that is known here."""
+
+    task: Any
+
+    def _publish(self, producer: Any) -> Any:
+        signature = self.publication.signature
+        publish = self.task.apply_async
+        if producer is not None:
+            publish = producer.way_of(publish)
+        return publish(signature.args, signature.kwargs, producer=producer, **signature.options)
 
 
 @dataclass(slots=True)
@@ -116,15 +124,28 @@ class UniqueCall(Call):
 
 
 def call_of(publication: Publication) -> Call:
-    """Return how a signature is to be published; a unique task's call is planned."""
-    signature = publication.signature
-    if type(signature) is not Signature or _OWN_WAY & {*signature.options}:
-        return Call(publication)
-    task = signature.app.tasks.get(signature.task)
+    """
+    Return how a signature is to be published; a unique task's call is planned.
+
+    Raises:
+        TypeError: It is no signature.
+        Exception: A unique task cannot make a key of it.
+    """
+    signature = publication.signature = maybe_signature(publication.signature)
+    if not isinstance(signature, Signature):
+        raise TypeError(
+            "publish_many: expected a signature such as task.s(...), "
+            f"got {type(signature).__name__}"
+        )
+    app = signature.app
+    is_single = type(signature) is Signature and signature.task in app.tasks
+    if not is_single or not _OWN_WAY.isdisjoint(signature.options):
+        return Call(publication, app)
+    task = signature.type
     if not isinstance(task, UniqueTask) or type(task).apply_async is not UniqueTask.apply_async:
-        return Call(publication)
+        return TaskCall(publication, app, task)
     plan = task.plan(signature.args, signature.kwargs, **signature.options)
-    return UniqueCall(publication, task, plan)
+    return UniqueCall(publication, app, task, plan)
 
 
 def reserve(calls: Iterable[UniqueCall]) -> None:

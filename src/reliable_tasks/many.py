@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery.canvas import Signature, maybe_signature
 
 from reliable_tasks.batch import SharedProducer, shared_producer
 from reliable_tasks.calls import (
@@ -61,20 +60,14 @@ def publish_many(signatures: Iterable[Any]) -> list[Publication]:
 def _by_app(batch: Sequence[Publication]) -> dict[Any, list[Call]]:
     by_app: dict[Any, list[Call]] = defaultdict(list)
     for each in batch:
-        call = Call(each)
-        with call.failing():
-            each.signature = _signature(each.signature)
-            by_app[each.signature.app].append(call)
+        try:
+            call = call_of(each)
+            by_app[call.app].append(call)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:
+            each.error = error
     return by_app
-
-
-def _signature(given: Any) -> Any:
-    signature = maybe_signature(given)
-    if not isinstance(signature, Signature):
-        raise TypeError(
-            f"publish_many: expected a signature such as task.s(...), got {type(given).__name__}"
-        )
-    return signature
 
 
 def _publish_batch(app: Any, calls: Sequence[Call]) -> None:
@@ -82,13 +75,9 @@ def _publish_batch(app: Any, calls: Sequence[Call]) -> None:
         for call in calls:
             call.publish(None)
         return
-    planned: list[Call] = []
-    for call in calls:
-        with call.failing():
-            planned.append(call_of(call.publication))
-    unique = [call for call in planned if isinstance(call, UniqueCall)]
+    unique = [call for call in calls if isinstance(call, UniqueCall)]
     reserve(unique)
-    _send(app, planned)
+    _send(app, calls)
     _fail_with_the_other(unique)
     confirm(unique)
     unreserve(unique)

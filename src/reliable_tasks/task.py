@@ -15,6 +15,7 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
+from reliable_tasks.batch import SharedProducer
 from reliable_tasks.core.durations import HOPS_PER_REPLACEMENT, Seconds
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.core.keys import (
@@ -277,7 +278,10 @@ class IdempotentTask(Task):
             ConfigurationError: No store can be found in the settings.
         """
         task_id = task_id or uuid()
-        return super().apply_async(
+        publish = super().apply_async
+        if isinstance(producer, SharedProducer):
+            publish = producer.way_of(publish)
+        return publish(
             args,
             kwargs,
             task_id=task_id,

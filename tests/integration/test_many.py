@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from celery import Celery, group, signals
+from celery import Celery, Task, group, signals
+from celery._state import _task_stack
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
@@ -27,7 +28,8 @@ QUEUES = [
 def make_app(database: Database, **settings: Any) -> Celery:
     """An app on *database* whose tasks nobody runs."""
     app = Celery("many", broker=database.url, set_as_current=False)
-    app.conf.update(task_queues=QUEUES, task_routes={"special": {"queue": "bulk"}}, **settings)
+    routes = {"special": {"queue": "bulk"}}
+    app.conf.update({"task_queues": QUEUES, "task_routes": routes, **settings})
     app.conf.task_publish_retry_policy = {"max_retries": 1, "interval_start": 0.05}
 
     @app.task(name="plain", shared=False)
@@ -144,10 +146,19 @@ def heard() -> Iterator[list[Any]]:
 class TestSame:
     """What `apply_async` of each signature would publish, `publish_many` does."""
 
-    @pytest.mark.parametrize("events", [False, True])
-    def test_messages(self, database: Database, events: bool) -> None:
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"task_routes": None},
+            {"task_send_sent_event": True},
+            {"task_protocol": 1},
+            {"task_ignore_result": True, "task_serializer": "pickle", "task_routes": None},
+        ],
+    )
+    def test_messages(self, database: Database, settings: dict[str, Any]) -> None:
         """Each message is the same to the byte, but for its delivery tag."""
-        app = make_app(database, task_send_sent_event=events, result_backend=database.url)
+        app = make_app(database, result_backend=database.url, **settings)
         for each in calls(app):
             each.apply_async()
         one_by_one = sent(database)
@@ -180,6 +191,44 @@ class TestSame:
         for name, delay in (("eta", 60), ("expires", 90)):
             at = datetime.fromisoformat(message["headers"][name])
             assert timedelta(0) <= at - before - timedelta(seconds=delay) < timedelta(seconds=10)
+
+    @pytest.mark.parametrize("inherits", [False, True])
+    def test_from_a_task(self, database: Database, inherits: bool) -> None:
+        """Messages that a task's body publishes say where they come from, and are its children."""
+        app = make_app(database, task_inherit_parent_priority=inherits)
+        parent = app.tasks["plain"]
+
+        def published(publish: Callable[[list[Any]], Any]) -> tuple[Any, Any]:
+            request = {"id": "parent", "root_id": "root", "called_directly": False}
+            parent.push_request(**request, delivery_info={"priority": 3}, children=[])
+            _task_stack.push(parent)
+            try:
+                publish(calls(app))
+                return sent(database), [each.id for each in parent.request.children]
+            finally:
+                _task_stack.pop()
+                parent.pop_request()
+
+        expected = published(lambda signatures: [each.apply_async() for each in signatures])
+        assert expected[1]
+        assert published(publish_many) == expected
+        app.close()
+
+    def test_wrapped(self, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What an agent puts around Celery's calls is called each time."""
+        wrapped: list[str] = []
+        for owner, name in ((Task, "apply_async"), (Celery, "send_task")):
+            original = getattr(owner, name)
+
+            def wrapper(*args: Any, name: str = name, call: Any = original, **options: Any) -> Any:
+                wrapped.append(name)
+                return call(*args, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, name, wrapper)
+                publish_many([app.tasks["plain"].s(1), app.tasks["guarded"].s(1)])
+
+        assert wrapped == ["apply_async"] * 2 + ["send_task"] * 2
 
 
 def test_a_batch_leaves_together(app: Celery, database: Database) -> None:
