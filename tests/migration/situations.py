@@ -14,6 +14,7 @@ from uuid import UUID
 
 from celery import chain, chord, group
 from celery.canvas import Signature
+from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
 from reliable_tasks.testing import close_app, eventually
@@ -319,12 +320,20 @@ def default_lifetime(stand: Stand, label: str) -> str:
 # --- a duplicate in a flow ----------------------------------------------------------------
 
 
-def _flow(stand: Stand, label: str, make: Callable[[Signature, str], Signature]) -> str:
+def _flow(
+    stand: Stand,
+    label: str,
+    make: Callable[[Signature, str], Signature],
+    is_called: Callable[[AsyncResult], bool] = lambda _: True,
+) -> str:
+    """Tell how a flow ends whose part is called, as *is_called* tells, while an equal job runs."""
+
     def see(name: str, label: str) -> str:
         stand.held(label, name)
         flow = make(stand.task(name).si(label), label)
         try:
             result = flow.apply_async()
+            eventually(lambda: is_called(result), timeout=TIMEOUT)
         finally:
             stand.release(label)
         ended = stand.end(result)
@@ -366,6 +375,7 @@ def later_in_a_chain(stand: Stand, label: str) -> str:
         lambda work, label: chain(
             after.si(label=f"{label}.before"), work, after.si(label=f"{label}.next")
         ),
+        lambda last: last.parent.parent.ready(),
     )
 
 
