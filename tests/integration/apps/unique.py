@@ -107,6 +107,26 @@ def poison(label: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(base=UniqueTask, shared=False, max_crashes=1_000)
+def battered(label: str) -> None:
+    begin(label)
+    time.sleep(0.1)
+    end(label)
+
+
+@app.task(
+    base=UniqueTask,
+    shared=False,
+    idempotency_key=("label",),
+    keep_last=True,
+    max_crashes=1_000,
+)
+def battered_last(label: str, version: int) -> None:
+    begin(label, version=version)
+    time.sleep(0.1)
+    end(label, version=version)
+
+
 @app.task(base=UniqueTask, shared=False, bind=True, idempotency_key=("label",), keep_last=True)
 def keep_last(self: Any, label: str, version: int, seconds: float = 0.0, retry: int = 0) -> int:
     begin(label, version=version)

@@ -1,0 +1,73 @@
+"""Unique tasks of many producers while pool children die: no call is lost, no two runs overlap."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from reliable_tasks.testing import WorkerProcess
+from tests.integration.apps.unique import battered, battered_last
+from tests.integration.uniting import *  # noqa: F403 - fixtures
+from tests.integration.uniting import APP, Unique
+
+SECONDS = 8.0
+KEYS = 4
+
+
+def storm(united: Unique, label: str, call: Callable[[str, int], Any]) -> dict[str, float]:
+    """Call each key without pause while children die; returns when each was called last."""
+    keys = [f"{label}-{number}" for number in range(KEYS)]
+    until = time.monotonic() + SECONDS
+
+    def produce(key: str) -> float:
+        version = 0
+        while time.monotonic() < until:
+            called = time.time()
+            call(key, version)
+            version += 1
+            time.sleep(random.uniform(0, 0.1))
+        return called
+
+    with (
+        WorkerProcess(APP, queues=[label], concurrency=3, env=united.env) as worker,
+        ThreadPoolExecutor(KEYS) as pool,
+    ):
+        last_calls = pool.map(produce, keys)
+        while time.monotonic() < until:
+            time.sleep(random.uniform(0.3, 0.9))
+            worker.kill_child()
+        called = dict(zip(keys, last_calls, strict=True))
+        united.drained(label)
+    return called
+
+
+def no_two_at_once(united: Unique, key: str) -> None:
+    """Whatever took effect had begun right before, in the same process."""
+    entries = [each for each in united.ledger.entries() if each.job == key]
+    for before, entry in pairwise(entries):
+        if entry.kind == "effect":
+            assert (before.kind, before.pid) == ("begun", entry.pid)
+
+
+@pytest.mark.parametrize("task", [battered, battered_last])
+def test_storm(united: Unique, label: str, task: Any) -> None:
+    """A run ended after the last call of each key, with its arguments where they count."""
+    last: dict[str, int] = {}
+
+    def call(key: str, version: int) -> None:
+        last[key] = version
+        arguments = (key,) if task is battered else (key, version)
+        task.apply_async(arguments, queue=label)
+
+    for key, called in storm(united, label, call).items():
+        effects = [each for each in united.ledger.entries("effect") if each.job == key]
+        assert effects[-1].at > called
+        no_two_at_once(united, key)
+        if task is battered_last:
+            assert effects[-1].details["version"] == last[key]
