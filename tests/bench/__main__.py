@@ -2,7 +2,7 @@
 Print the table of benchmarks: `nox -s bench`, or `python -m tests.bench`.
 
 The exit status is 1 if a bound is missed. `--write` puts the table into docs/benchmarks.md,
-`--only guard,records,imports,workers` takes a part of it.
+`--only guard,records,publishing,imports,workers` takes a part of it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from reliable_tasks.testing import Server, redis_server, valkey_server
-from tests.bench import guard, imports, records, workers
+from tests.bench import guard, imports, publishing, records, workers
 from tests.bench.report import Figure, failures, table
 from tests.bench.rounds import Cost
 
 PAGE = Path("docs/benchmarks.md")
 SERVERS: dict[str, Callable[[], Server]] = {"Valkey": valkey_server, "Redis": redis_server}
 CLIENTS = {"hiredis": (), "no hiredis": ("plain",)}
-PARTS = ("guard", "records", "imports", "workers")
+PARTS = ("guard", "records", "publishing", "imports", "workers")
 LEAST = {"solo": (0.75, 0.85), "prefork": (0.9, 0.95)}
 
 
@@ -55,6 +55,8 @@ def _figures(parts: list[str]) -> Iterator[Figure]:
             if "records" in parts:
                 yield from records.memory(server.new_database(), name)
                 yield from records.renewal(server.new_database(), name)
+            if "publishing" in parts:
+                yield from publishing.publishing(server.new_database(), name)
             if "workers" in parts:
                 yield from _workers(server, name)
     if "imports" in parts:
@@ -130,6 +132,12 @@ This page is written by the benchmark itself.
   longer, and with it the record.
 - **Leases.** One process holds 10,000 leases and renews them in one round trip; the longest command
   is what the server's slow log says. Medians of 11 rounds.
+- **Publishing.** 1,000 jobs with an argument each, one `apply_async` after the other and as one
+  `publish_many`, to the server that also has the records; results are not kept. 11 rounds in turn,
+  the medians of their ratios. In a batch most of the time goes into making the messages, which
+  Celery does as ever; a unique job adds its key, its header and two scripts on the server. Where
+  results are kept in Redis, Celery subscribes to each job's in both ways, and a batch is 2 to 3
+  times a loop.
 - **Import.** New processes, in turn with and without our import, bytecode cached; CPU time, the
   difference of the medians of 15.
 - **Throughput.** A real worker empties a queue of 2,000 messages that was filled before; broker and
