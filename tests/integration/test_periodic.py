@@ -2,82 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from celery.schedules import crontab
 
-from reliable_tasks.periodic import Firing, ticket_of
-from reliable_tasks.testing import (
-    BeatProcess,
-    Database,
-    Ledger,
-    Server,
-    WorkerProcess,
-    eventually,
-)
-from tests.integration.apps.beating import (
-    DEATHS_VARIABLE,
-    NOON,
-    SINCE_VARIABLE,
-    SKEW_VARIABLE,
-    tick,
-)
+from reliable_tasks.testing import Ledger, Server, eventually
+from tests.integration.ticking import Beats, running
 
 pytestmark = pytest.mark.hooks
 
-APP = "tests.integration.apps.beating"
 SUPPRESSED = "was not published again"
-
-
-@dataclass
-class Beats:
-    """Beats of one schedule, a worker, and what came of them."""
-
-    database: Database
-    ledger: Ledger
-    deaths: Path
-    env: dict[str, str]
-    stack: ExitStack
-
-    def start(self, *, skew: float = 0) -> BeatProcess:
-        """Start one more beat."""
-        return self.stack.enter_context(
-            BeatProcess(APP, env={**self.env, SKEW_VARIABLE: str(skew)})
-        )
-
-    def worker(self) -> WorkerProcess:
-        """Start the worker."""
-        return self.stack.enter_context(WorkerProcess(APP, pool="threads", env=self.env))
-
-    def more(self, slots: int) -> None:
-        """Wait until so many more slots have taken effect."""
-        wanted = len(self.ledger.counts()) + slots
-        eventually(lambda: len(self.ledger.counts()) >= wanted, timeout=20 + 4 * slots)
-
-    def each_slot_once(self) -> int:
-        """See that none is missing between the first and the last and none ran twice."""
-        counts = self.ledger.counts()
-        minutes = (time.time() - float(self.env[SINCE_VARIABLE])) / 2
-        slots = {job_of(minute): minute for minute in range(int(minutes) + 2)}
-        fired = sorted(slots[job] for job in counts)
-        assert fired == list(range(fired[0], fired[-1] + 1))
-        assert set(counts.values()) == {1}
-        return len(fired)
-
-
-def job_of(minute: int) -> str | None:
-    """The task id of one slot."""
-    plan = crontab(nowfun=lambda: NOON + timedelta(minutes=minute), app=tick.app)
-    firing = Firing("each", tick.name, plan, None)
-    ticket = ticket_of(firing, prefix="", grace_ms=1, horizon_ms=1)
-    return ticket and ticket.job
 
 
 @pytest.fixture
@@ -85,17 +21,8 @@ def beats(
     valkey: Server, ledger: Ledger, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Beats]:
     """No beat yet; the parameter is the kind of schedule, by default a crontab."""
-    database, deaths = valkey.new_database(), tmp_path / "deaths"
-    deaths.mkdir()
-    env = {
-        **ledger.env,
-        **database.celery_env,
-        SINCE_VARIABLE: str(time.time()),
-        DEATHS_VARIABLE: str(deaths),
-        "BEATING_SCHEDULE": getattr(request, "param", "crontab"),
-    }
-    with ExitStack() as stack:
-        yield Beats(database, ledger, deaths, env, stack)
+    with running(valkey, ledger, tmp_path, getattr(request, "param", "crontab")) as beats:
+        yield beats
 
 
 def test_two_beats_fire_each_slot_once(beats: Beats) -> None:
