@@ -12,10 +12,12 @@ from reliable_tasks import (
     IdempotentTask,
     Lease,
     LeaseLost,
+    Publication,
     Quarantined,
     UniqueResult,
     UniqueTask,
     once,
+    publish_many,
     setup,
 )
 
@@ -99,3 +101,11 @@ def an_app(app: Any) -> None:
     setup(app)
     setup(app, {"broker_url": "redis://localhost", "reliable_tasks_lease_seconds": 10})
     setup(app, settings={})
+
+
+def publishes_many(tasks: list[Durable]) -> list[Exception]:
+    publications = publish_many(task.s(1, cents=2) for task in tasks)
+    assert_type(publications, list[Publication])
+    assert_type(publications[0].duplicate, bool)
+    assert_type(publications[0].is_uncertain, bool)
+    return [each.error for each in publications if each.error is not None]

@@ -7,7 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from celery import Celery, chain, chord, group
+from celery import Celery, Task, chain, chord, group
+from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError, OperationalError
 
 from reliable_tasks import (
@@ -148,6 +149,22 @@ def test_broker_that_nobody_answers_at(add: Any, app: Celery) -> None:
     assert len(publications) == 500
     assert {type(each.error) for each in publications} == {OperationalError}
     assert not any(each.is_uncertain or each.result for each in publications)
+
+
+def test_the_callers_time_is_over(app: Celery, add: Any) -> None:
+    """A soft time limit that strikes is no error of the job at hand: it ends the call."""
+
+    class Slow(Task):
+        def apply_async(self, *args: Any, **options: Any) -> Any:
+            raise SoftTimeLimitExceeded
+
+    @app.task(base=Slow, shared=False)
+    def slow() -> None:
+        """Nothing."""
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        publish_many([slow.s(), add.s(1, 1)])
+    assert waiting(app) == []
 
 
 def test_tasks_that_are_known_by_name_only(app: Celery) -> None:
