@@ -16,6 +16,7 @@ from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
 from reliable_tasks.batch import SharedProducer
+from reliable_tasks.core import uniqueness
 from reliable_tasks.core.durations import HOPS_PER_REPLACEMENT, Seconds
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.core.keys import (
@@ -516,7 +517,14 @@ def _check_names(options: Options, signature: inspect.Signature) -> None:
 
 
 def _check_spelling(cls: type[IdempotentTask]) -> None:
-    check_spelling(set(dir(cls)).difference(dir(IdempotentTask)), (*cls.option_names, "store_url"))
+    added = set(dir(cls)).difference(dir(IdempotentTask))
+    check_spelling(added, (*cls.option_names, "store_url"))
+    idle = sorted(added.intersection(uniqueness.NAMES).difference(cls.option_names))
+    if idle:
+        raise ConfigurationError(
+            f"{idle[0]}: expected UniqueTask as the base of the task, got IdempotentTask, for "
+            "which it means nothing"
+        )
     if inspect.getattr_static(cls, "lease") is not vars(IdempotentTask)["lease"]:
         raise ConfigurationError(
             "lease: expected lease_seconds for its length, got lease, which is the lease itself "

@@ -279,6 +279,8 @@ class TestOptions:
             ({"retension": 5}, "retension: expected retention, got retension"),
             ({"store_uri": "redis://"}, "store_uri: expected store_url"),
             ({"lease": 5}, "lease: expected lease_seconds"),
+            ({"periodic": True}, "periodic: expected UniqueTask as the base"),
+            ({"throttle": 5}, "throttle: expected UniqueTask as the base"),
         ],
         ids=str,
     )
