@@ -4,12 +4,22 @@
 -- Returns {1, turn, delay in ms, now in us} reserved   {0, job, reason, now in us} a duplicate of it
 -- Asking again for the same job changes nothing and is answered the same.
 -- include: base
--- include: facts
--- include: reservations
 local job, grace_ms, latest, payload = ARGV[1], tonumber(ARGV[2]), ARGV[3] == "1", ARGV[4]
 local delay_ms, limit_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 local now_us = now()
 local now_ms = math.floor(now_us / 1000)
+
+-- Nearly every call is the first of its key, and needs nothing of what follows.
+if delay_ms == 0 and redis.call("EXISTS", key) == 0 then
+  local waiting = string.format("%.0f|%.0f|%.0f|%.0f|", now_ms + grace_ms, now_us, now_ms, now_ms)
+  redis.call("HSET", key, "s", "I", "t", "0", "d", "", "u", "0",
+    "w", waiting .. payload .. "|" .. job, owned_by(job))
+  redis.call("PEXPIRE", key, grace_ms)
+  return { 1, latest and now_us or 0, 0, now_us }
+end
+
+-- include: facts
+-- include: reservations
 local state, j, till, closed, w, l, h =
   unpack(redis.call("HMGET", key, "s", "j", "u", "z", "w", "l", "h"))
 
