@@ -13,7 +13,7 @@ from reliable_tasks.testing import Server
 from tests.integration.apps import unique
 from tests.integration.apps.unique import collect, plain, rpc_work, work
 from tests.integration.uniting import *  # noqa: F403 - fixtures
-from tests.integration.uniting import TIMEOUT, Unique, connected
+from tests.integration.uniting import TIMEOUT, Unique, connected, lent
 
 pytestmark = pytest.mark.hooks
 
@@ -217,8 +217,13 @@ class TestOnRpc(Flows):
     keeps_results = False  # each is a message, which one reader takes
 
     @pytest.fixture
-    def united(self, shared_rpc: Unique) -> Unique:
-        return shared_rpc
+    def united(
+        self,
+        shared_rpc: Unique,
+        request: pytest.FixtureRequest,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Iterator[Unique]:
+        yield from lent(shared_rpc, request, monkeypatch)
 
 
 @pytest.fixture(scope="module")
