@@ -20,13 +20,13 @@ from time import monotonic, sleep
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from celery.schedules import crontab
+from celery.schedules import crontab, schedule, solar
 from celery.signals import beat_init
 from celery.utils import uuid
 
 from reliable_tasks.core.keys import digest, record_key
 from reliable_tasks.core.records import Confirmation, Duplicate, Reservation
-from reliable_tasks.core.slots import DueAfter, Slot, dated, latest_due_ms, spaced
+from reliable_tasks.core.slots import DueAfter, Slot, dated, is_common, latest_due_ms, spaced
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import StoreUnavailable
 
@@ -94,35 +94,43 @@ def current_firing(task_name: str) -> Firing | None:
 
 def slot_of(firing: Firing, horizon_ms: int) -> Slot | None:
     """Return which slot of its schedule a firing is; None if none is due."""
-    schedule = firing.schedule
-    now_ms = _to_ms(schedule.maybe_make_aware(schedule.now()))
-    due_after = _due_times(schedule)
+    plan = firing.schedule
+    now_ms = _to_ms(plan.maybe_make_aware(plan.now()))
+    due_after = _due_times(plan)
     next_ms = due_after(now_ms)
-    if not isinstance(schedule, crontab) and next_ms > now_ms:
-        kind = getattr(schedule, "run_every", type(schedule).__name__)
-        return spaced(str(kind), next_ms - now_ms)
-    last = firing.last_run_at
-    since_ms = 0 if last is None else _to_ms(schedule.maybe_make_aware(last))
-    due_ms = latest_due_ms(due_after, since_ms, now_ms)
-    return None if due_ms is None else dated(due_ms, next_ms, now_ms, horizon_ms)
+    if not isinstance(plan, schedule | solar):
+        last = firing.last_run_at
+        since_ms = 0 if last is None else _to_ms(plan.maybe_make_aware(last)) - 1
+        due_ms = latest_due_ms(due_after, since_ms, now_ms)
+        if due_ms is None:
+            return None
+        if isinstance(plan, crontab) or is_common(due_after, due_ms):
+            return dated(due_ms, next_ms, now_ms, horizon_ms)
+    kind = getattr(plan, "run_every", type(plan).__name__)
+    return spaced(str(kind), horizon_ms if next_ms is None else next_ms - now_ms)
 
 
-def _due_times(schedule: Any) -> DueAfter:
-    """Return what *schedule* would give for its next due time at any moment."""
-    stopped = object.__new__(type(schedule))  # its own way to copy itself forgets the app
-    stopped.__dict__.update(schedule.__dict__)
+def _due_times(plan: Any) -> DueAfter:
+    """Return what a schedule would give for its next due time at any moment."""
+    stopped = object.__new__(type(plan))  # its own way to copy itself forgets the app
+    stopped.__dict__.update(plan.__dict__)
 
-    def due_after(moment_ms: int) -> int:
-        moment = (EPOCH + moment_ms * MILLISECOND).astimezone(schedule.tz)
+    def due_after(moment_ms: int) -> int | None:
+        moment = (EPOCH + moment_ms * MILLISECOND).astimezone(plan.tz)
         stopped.now = lambda: moment
-        wait: timedelta = stopped.remaining_estimate(moment)
-        return moment_ms + round(wait / MILLISECOND)
+        wait: timedelta | None = stopped.remaining_estimate(moment)
+        return None if wait is None else moment_ms + _whole(wait)
 
     return due_after
 
 
 def _to_ms(moment: datetime) -> int:
-    return round((moment.astimezone(UTC) - EPOCH) / MILLISECOND)
+    return _whole(moment.astimezone(UTC) - EPOCH)
+
+
+def _whole(length: timedelta) -> int:
+    """Return milliseconds, rounded up: nothing is due before its time."""
+    return -(-length // MILLISECOND)
 
 
 # --- who publishes it ---------------------------------------------------------------------

@@ -16,6 +16,7 @@ from celery.beat import Scheduler
 from celery.schedules import BaseSchedule, crontab, schedule
 
 from reliable_tasks import StoreUnavailable, periodic, task_deduplicated
+from reliable_tasks.core.slots import Slot
 from reliable_tasks.periodic import Firing, Ticket, current_firing, fire, slot_of, ticket_of
 from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.testing import ManualClock
@@ -139,27 +140,56 @@ class TestSlots:
         assert slot is not None
         assert 15 * 60_000 <= slot.keep_ms < 20 * 60_000
 
-    def test_schedule_of_another_package(self) -> None:
-        """A moment on its own is named by its time; a schedule of unknown kind by its class."""
-        once = slot_of(firing(at(NOON + timedelta(hours=1), Once), None), HORIZON)
-        daily = slot_of(firing(at(NOON + timedelta(hours=1), Daily), None), HORIZON)
+    def test_one_moment(self) -> None:
+        """A moment on its own, as that of django-celery-beat, is named by its time."""
+        slot = slot_of(firing(at(NOON + timedelta(hours=1), Once), None), HORIZON)
 
-        assert once == periodic.Slot(f"due {due_ms(NOON)}", HORIZON, is_dated=True)
-        assert daily == periodic.Slot("every Daily", (23 * 60 - 1) * 60_000, is_dated=False)
+        assert slot == Slot(f"due {due_ms(NOON)}", HORIZON, is_dated=True)
+
+    @pytest.mark.parametrize("seconds", [20, 86_400])
+    def test_calendar_of_another_package(self, seconds: int) -> None:
+        """Due times that all beats find are names, also if the last one is over for good."""
+        now = NOON + timedelta(seconds=5)
+        calendar = at(now, Calendar, NOON - 3 * timedelta(seconds=seconds), seconds)
+
+        slots = {
+            slot_of(firing(calendar, last), HORIZON)
+            for last in (NOON - timedelta(seconds=1), NOON - timedelta(days=2), None)
+        }
+
+        assert slots == {Slot(f"due {due_ms(NOON)}", HORIZON, is_dated=True)}
+
+    def test_interval_of_another_package(self) -> None:
+        """A schedule that counts from its last call has a window, whatever its class."""
+        slot = slot_of(firing(at(NOON, Minutely), NOON - timedelta(minutes=1)), HORIZON)
+
+        assert slot == Slot("every Minutely", 54_000, is_dated=False)
 
 
 class Once(BaseSchedule):
-    """At noon, as the clocked schedule of django-celery-beat."""
+    """At noon."""
 
     def remaining_estimate(self, last_run_at: datetime) -> timedelta:
         return NOON - self.now()
 
 
-class Daily(BaseSchedule):
-    """Like the sun: its next time is known, the last is not."""
+class Calendar(BaseSchedule):
+    """Four times from *first* on; after that there is no next, as with a rule of RedBeat."""
+
+    def __init__(self, first: datetime, seconds: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.times = [first + number * timedelta(seconds=seconds) for number in range(4)]
+
+    def remaining_estimate(self, last_run_at: datetime) -> timedelta | None:
+        later = [moment for moment in self.times if moment > last_run_at]
+        return min(later) - self.now() if later else None
+
+
+class Minutely(BaseSchedule):
+    """A minute after the last call."""
 
     def remaining_estimate(self, last_run_at: datetime) -> timedelta:
-        return NOON + timedelta(days=1) - self.now()
+        return last_run_at + timedelta(minutes=1) - self.now()
 
 
 class TestTickets:

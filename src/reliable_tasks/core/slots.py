@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ("DueAfter", "Slot", "dated", "latest_due_ms", "spaced")
+__all__ = ("DueAfter", "Slot", "dated", "is_common", "latest_due_ms", "spaced")
 
-DueAfter = Callable[[int], int]
-"""Gives the first due time after a moment, both in milliseconds since 1970."""
+DueAfter = Callable[[int], int | None]
+"""Gives the first due time after a moment, both in milliseconds since 1970; None: no more."""
 
-LEAST_GAP_MS = 60_000  # between two due times: a crontab counts in minutes
+STEP_MS = 60_000  # a crontab counts in minutes, so there is at most one more due time to walk to
 LARGEST_SLACK_MS = 60_000
 
 
@@ -47,26 +47,39 @@ def latest_due_ms(due_after: DueAfter, since_ms: int, now_ms: int) -> int | None
     A scheduler that was stopped or paused makes up for all that it missed with one call. That
     call is the last firing that was due, which another scheduler may have made long ago.
     """
-    if due_after(since_ms) > now_ms:
-        return None
+
+    def past_due(moment_ms: int) -> int | None:
+        due_ms = due_after(moment_ms)
+        return due_ms if due_ms is not None and due_ms <= now_ms else None
+
+    found_ms = past_due(since_ms)
     early_ms, late_ms = since_ms, now_ms
-    while late_ms - early_ms > LEAST_GAP_MS:
+    while late_ms - early_ms > STEP_MS:
         middle_ms = (early_ms + late_ms) // 2
-        if due_after(middle_ms) <= now_ms:
-            early_ms = middle_ms
-        else:
+        due_ms = past_due(middle_ms)
+        if due_ms is None:
             late_ms = middle_ms
-    return due_after(early_ms)
+        else:
+            early_ms, found_ms = middle_ms, due_ms
+    while found_ms is not None and (later_ms := past_due(found_ms) or 0) > found_ms:
+        found_ms = later_ms
+    return found_ms
 
 
-def dated(due_ms: int, next_ms: int, now_ms: int, horizon_ms: int) -> Slot:
+def is_common(due_after: DueAfter, due_ms: int) -> bool:
+    """Whether a due time is the same for whoever asks, and not counted from the asker's moment."""
+    return all(due_after(due_ms - before_ms) == due_ms for before_ms in (1, 1_000))
+
+
+def dated(due_ms: int, next_ms: int | None, now_ms: int, horizon_ms: int) -> Slot:
     """
     Return the firing of one due time.
 
     It is kept until the next is due, for till then a scheduler that comes late asks for this one,
     and one horizon more for a call that was held up on its way.
     """
-    return Slot(f"due {due_ms}", max(0, next_ms - now_ms) + horizon_ms, is_dated=True)
+    wait_ms = 0 if next_ms is None else max(0, next_ms - now_ms)
+    return Slot(f"due {due_ms}", wait_ms + horizon_ms, is_dated=True)
 
 
 def spaced(kind: str, wait_ms: int) -> Slot:
