@@ -279,20 +279,28 @@ class IdempotentTask(Task):
             ConfigurationError: No store can be found in the settings.
         """
         task_id = task_id or uuid()
+        stamped = self._stamped(args, kwargs, task_id, idempotency_key, headers, options)
+        call = {**options, "link": link, "link_error": link_error, "shadow": shadow}
+        return self.publish_stamped(
+            args, kwargs, task_id=task_id, producer=producer, headers=stamped, **call
+        )
+
+    def publish_stamped(
+        self,
+        args: Any,
+        kwargs: Any,
+        *,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Publish a message whose own header is among its headers already."""
         publish = super().apply_async
         if isinstance(producer, SharedProducer):
             publish = producer.way_of(publish)
-        return publish(
-            args,
-            kwargs,
-            task_id=task_id,
-            producer=producer,
-            link=freeze(link),
-            link_error=freeze(link_error),
-            shadow=shadow,
-            headers=self._stamped(args, kwargs, task_id, idempotency_key, headers, options),
-            **options,
-        )
+        links = {"link": freeze(link), "link_error": freeze(link_error)}
+        return publish(args, kwargs, producer=producer, **links, **options)
 
     def apply(
         self,

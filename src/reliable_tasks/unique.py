@@ -294,7 +294,8 @@ class UniqueTask(IdempotentTask):
         """
         if isinstance(answer, Duplicate) and plan.suppressible:
             return self._other_job(plan, answer)
-        result = super().apply_async(**plan.message(answer), producer=producer)
+        publish = super().apply_async if plan.header is None else self.publish_stamped
+        result = publish(**plan.message(answer), producer=producer)
         result.duplicate = False  # also on Celery's own class of eager results
         result.reserved_in = (self.records, plan.key) if plan.ask else None
         return result
