@@ -16,7 +16,6 @@ from reliable_tasks import UniqueTask, publish_many
 from reliable_tasks.testing import Database, close_app, eventually, valkey_server
 from tests.integration.apps import unique
 from tests.integration.apps.unique import GRACE, work
-from tests.integration.uniting import *  # noqa: F403 - fixtures
 from tests.integration.uniting import TIMEOUT, Unique
 
 pytestmark = pytest.mark.hooks
@@ -59,6 +58,8 @@ def test_each_runs_once(united: Unique, label: str) -> None:
 
     assert sum(published) == 100
     united.read(label)
+    for number in range(100):
+        united.ran(f"{label} {number}")
     united.drained(label)
     counts = united.ledger.counts()
     assert [counts[f"{label} {number}"] for number in range(100)] == [1] * 100
