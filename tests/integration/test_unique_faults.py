@@ -13,7 +13,6 @@ import pytest
 
 from reliable_tasks.testing import WorkerProcess
 from tests.integration.apps.unique import battered, battered_last
-from tests.integration.uniting import *  # noqa: F403 - fixtures
 from tests.integration.uniting import APP, Unique
 
 SECONDS = 8.0

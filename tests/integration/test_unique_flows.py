@@ -12,7 +12,6 @@ from celery.result import GroupResult
 from reliable_tasks.testing import Server
 from tests.integration.apps import unique
 from tests.integration.apps.unique import collect, plain, rpc_work, work
-from tests.integration.uniting import *  # noqa: F403 - fixtures
 from tests.integration.uniting import TIMEOUT, Unique, connected, lent
 
 pytestmark = pytest.mark.hooks

@@ -25,7 +25,6 @@ from tests.integration.apps.unique import (
     throttled,
     work,
 )
-from tests.integration.uniting import *  # noqa: F403 - fixtures
 from tests.integration.uniting import APP, TIMEOUT, Unique, answer
 
 pytestmark = pytest.mark.hooks

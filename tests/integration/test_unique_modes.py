@@ -10,7 +10,6 @@ from celery.exceptions import TaskRevokedError
 
 from reliable_tasks.testing import eventually
 from tests.integration.apps.unique import debounced, keep_last
-from tests.integration.uniting import *  # noqa: F403 - fixtures
 from tests.integration.uniting import TIMEOUT, Unique, answer
 
 pytestmark = pytest.mark.hooks
