@@ -227,20 +227,26 @@ class IdempotentTask(Task):
         return Identity(key, header)
 
     def _header_of(
-        self, args: Any, kwargs: Any, task_id: str, idempotency_key: str | None
+        self,
+        args: Any,
+        kwargs: Any,
+        task_id: str,
+        idempotency_key: str | None,
+        store_id: str | None = None,
     ) -> Header:
         """Make the header of a new message."""
         options = self.guard_options
         spec = options.idempotency_key if idempotency_key is None else idempotency_key
         if spec is None:
-            return Header(task_id)
+            return Header(task_id, store_id=store_id)
         args, kwargs = args or (), kwargs or {}
         signature = self.call_signature
         names = options.same_payload
         payload = None
         if names is not None or idempotency_key is not None:
             payload = payload_digest(names, signature, args, kwargs)
-        return Header(task_id, key_of(spec, signature, args, kwargs), payload)
+        digest = key_of(spec, signature, args, kwargs)
+        return Header(task_id, digest, payload, store_id=store_id)
 
     # --- publishing -----------------------------------------------------------------------
 
@@ -350,8 +356,7 @@ class IdempotentTask(Task):
         if header is None:
             args, kwargs = self._as_sent(args, kwargs, options)
             store_id = None if eager or self.app.conf.task_always_eager else self.store_id
-            header = self._header_of(args, kwargs, task_id, idempotency_key)
-            return replace(header, store_id=store_id)
+            return self._header_of(args, kwargs, task_id, idempotency_key, store_id)
         if options.get("retries", 0) > self.request.retries:
             first_hop = header.hop - header.hop % HOPS_PER_RETRY
             return replace(header, hop=first_hop, abandoned=())
