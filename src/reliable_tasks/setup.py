@@ -16,8 +16,8 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None) -> None:
 
     Args:
         app: The Celery app.
-        settings: Celery settings and ``reliable_tasks_<option>`` settings. What the app's own
-            configuration names explicitly after this call wins.
+        settings: Celery settings and ``reliable_tasks_<option>`` settings. They go before those
+            of ``config_from_object``; what is set on ``app.conf`` after this call goes before them.
     """
     if settings:
         app.conf.update(settings)

@@ -63,15 +63,17 @@ class IdempotentTask(Task):
         idempotency_key: What makes two calls the same job: names of arguments,
             or a callable that gets the call's arguments. None: each message is
             a job of its own.
-        same_payload: Names of arguments that must agree between jobs of one key.
-        lease_seconds: A dead execution is taken over after at most this. 30.
+        same_payload: Names of arguments that must agree between jobs of one key. None:
+            nothing is compared, or all with a key given for one call.
+        lease_seconds: A dead execution is taken over after at most this. 30 s.
         max_run: One execution is renewed no longer than this; by default the
             hard time limit and a margin, else 24 h.
         retention: How long other jobs of the key get the stored outcome; 24 h
             with a key, the horizon without.
         redelivery_horizon: How long a copy of a message may still turn up. 6 h.
-        when_running: ``"defer"`` or ``"skip"``: what another job of the key gets.
-        when_done: ``"replay"`` or ``"skip"``: what another job of the key gets.
+        when_running: Another job of the key ``"defer"``: waits; ``"skip"``: is dropped.
+        when_done: Another job of the key ``"replay"``: gets the stored result;
+            ``"skip"``: is dropped.
         when_failed: ``"release"``: another job may run; ``"remember"``: it gets
             the same error.
         max_crashes: Deaths before quarantine. 3.
@@ -318,7 +320,25 @@ class IdempotentTask(Task):
         headers: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Run the task here and now, under the whole protocol on the process's memory store."""
+        """
+        Run the task here and now, under the whole protocol on the process's memory store.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            positional: What else Celery takes by position.
+            task_id: The job's id; random if left out.
+            idempotency_key: As for `apply_async`.
+            headers: Headers for the request.
+            options: What else Celery takes.
+
+        Returns:
+            Celery's `EagerResult`. A duplicate of a running job has failed with
+            `AlreadyRunning`, for there is no queue to wait in.
+
+        Raises:
+            UnserializableArguments: A key cannot be made of the arguments.
+        """
         task_id = task_id or uuid()
         stamped = self._stamped(args, kwargs, task_id, idempotency_key, headers, {}, eager=True)
         return super().apply(args, kwargs, *positional, task_id=task_id, headers=stamped, **options)

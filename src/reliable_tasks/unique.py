@@ -131,16 +131,16 @@ class UniqueTask(IdempotentTask):
     ``retention``, and these. Durations are seconds or a `timedelta`.
 
     Attributes:
-        unique_for: How long after success an equal call is still a duplicate. 0.
+        unique_for: How long after success an equal call is still a duplicate. 0: not at all.
         on_duplicate: ``"return"`` the other job's result, or ``"raise"`` `DuplicateJob`.
-        publish_grace: How long a producer that dies in the middle may block its key. 30.
+        publish_grace: How long a producer that dies in the middle may block its key. 30 s.
         reserved_for: How long a job that is due and not begun blocks its key, unless it expires
             before. 1 h.
         keep_last: A call while an equal job runs causes one more run afterwards, with the
             arguments of the last call.
-        debounce: Run so long after the last call, with its arguments.
+        debounce: Run so long after the last call, with its arguments; 0: off.
         debounce_limit: But no later than so long after the first call; 0: no limit.
-        throttle: For so long after a call, equal calls are duplicates.
+        throttle: For so long after a call, equal calls are duplicates; 0: off.
         periodic: What `celery beat` publishes is told apart by schedule entry and due time, so that
             any number of beats fire each entry once. Other calls are as without it.
 
