@@ -352,7 +352,7 @@ class IdempotentTask(Task):
         headers: Mapping[str, Any] | None,
         options: Mapping[str, Any],
         *,
-        eager: bool = False,
+        eager: bool | None = None,
     ) -> dict[str, Any]:
         """Return *headers* with this message's own header among them."""
         own = self._header_for(
@@ -369,13 +369,15 @@ class IdempotentTask(Task):
         headers: Mapping[str, Any] | None,
         options: Mapping[str, Any],
         *,
-        eager: bool = False,
+        eager: bool | None = None,
     ) -> Header:
         """Return the message's own header, which may stand among *headers* already."""
         header = Header.parse((headers or {}).get(NAME), task_id)
         if header is None:
             args, kwargs = self._as_sent(args, kwargs, options)
-            store_id = None if eager or self.app.conf.task_always_eager else self.store_id
+            if eager is None:
+                eager = self.app.conf.task_always_eager
+            store_id = None if eager else self.store_id
             return self._header_of(args, kwargs, task_id, idempotency_key, store_id)
         if options.get("retries", 0) > self.request.retries:
             first_hop = header.hop - header.hop % HOPS_PER_RETRY

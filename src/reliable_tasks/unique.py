@@ -265,7 +265,9 @@ class UniqueTask(IdempotentTask):
         call["headers"] = headers
         if self._is_own(task_id, options) or self.app.conf.task_always_eager:
             return Plan(call["task_id"], {**call, "idempotency_key": idempotency_key})
-        header = self._header_for(args, kwargs, call["task_id"], idempotency_key, headers, options)
+        header = self._header_for(
+            args, kwargs, call["task_id"], idempotency_key, headers, options, eager=False
+        )
         suppressible = task_id is None and not _is_awaited(options)
         return Plan(
             call["task_id"],
