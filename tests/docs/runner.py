@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from pages import Block, PageError, blocks, commands, matches
 
@@ -36,6 +37,7 @@ class Page:
     def __init__(self, path: Path, url: str) -> None:
         self.path, self.url = path, url
         self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.environment = dict(os.environ)  # of a terminal: it has nothing that Python blocks set
         self.output: str | None = None  # of the last block that ran
         self.files: dict[str, int] = {}
         self.commands: list[str] = []
@@ -106,10 +108,11 @@ class Page:
         waits = re.fullmatch(r'background until "(.+)"', block.comment)
         for command, shown in commands(block):
             self.commands.append(command)
-            if waits:
-                self.start(block, command, shown, waits[1])
-            else:
-                self.command(block, command, shown)
+            with mock.patch.dict(os.environ, self.environment, clear=True):
+                if waits:
+                    self.start(block, command, shown, waits[1])
+                else:
+                    self.command(block, command, shown)
 
     def command(self, block: Block, command: str, shown: list[str]) -> None:
         """Run a command to its end."""
@@ -193,10 +196,10 @@ class Page:
 def main() -> int:
     """Run one page; 1 and the reason if it does not do what it says."""
     sys.path.insert(0, str(Path.cwd()))
-    page = Page(Path(sys.argv[1]), sys.argv[2])
     os.environ["PYTHONUNBUFFERED"] = "1"
     programs = Path(sys.executable).parent  # a page's `python` and `celery` are this environment's
     os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    page = Page(Path(sys.argv[1]), sys.argv[2])
     try:
         page.run()
     except PageError as error:

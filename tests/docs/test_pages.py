@@ -64,6 +64,10 @@ BROKEN = {
     "command that fails": ("```console\n$ false\n```\n", "ended with 1"),
     "wrong output of a command": ("```console\n$ echo a\nb\n```\n", "shows"),
     "background that ends": ('<!-- background until "b" -->\n```console\n$ true\n```\n', "never"),
+    "command that needs what Python has set": (
+        '```python\nimport os\nos.environ["A"] = "1"\n```\n\n```console\n$ test "$A" = 1\n```\n',
+        "ended with 1",
+    ),
     "wrong output in the background": (
         '<!-- background until "a" -->\n```console\n$ echo a; sleep 60\nb\n```\n',
         "shows",
