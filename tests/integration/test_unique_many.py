@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from random import getrandbits
 
 import pytest
 from celery import Celery, signals
@@ -130,7 +131,8 @@ class TestBrokerLost:
 
     def test_before_the_batch(self, database: Database) -> None:
         """What was not sent is free at once."""
-        nowhere = self.task("redis://localhost:1/0", database)
+        # kombu keeps one pool an address, and another test may have closed it
+        nowhere = self.task(f"redis://localhost:1/{getrandbits(20)}", database)
         many = publish_many(nowhere.s(number) for number in range(JOBS))
         assert {type(each.error) for each in many} == {OperationalError}
 

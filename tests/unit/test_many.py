@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import getrandbits
 from typing import Any
 from uuid import uuid4
 
@@ -141,7 +142,8 @@ class TestOneByOne:
 
 def test_broker_that_nobody_answers_at(add: Any, app: Celery) -> None:
     """Every job has the error, after one round of the app's publish retries for all."""
-    app.conf.broker_url = "redis://localhost:1/0"
+    # kombu keeps one pool an address, and another test may have closed it
+    app.conf.broker_url = f"redis://localhost:1/{getrandbits(20)}"
     app.conf.task_publish_retry_policy = {"max_retries": 1, "interval_start": 0.05}
 
     publications = publish_many(add.s(number, 1) for number in range(500))
