@@ -29,6 +29,7 @@ from redis.sentinel import Sentinel
 
 from reliable_tasks.core.records import Busy, Granted, Settled, State
 from reliable_tasks.errors import StoreUnavailable
+from reliable_tasks.periodic import Ticket, fire
 from reliable_tasks.stores.redis import RedisStore
 from reliable_tasks.stores.scripts import load
 from reliable_tasks.testing import (
@@ -238,6 +239,23 @@ def every_operation(store: RedisStore) -> None:
         claim(store, "d", delivery=delivery, job=job, lease_ms=1, max_crashes=99)
         store.advance(key_of("d"), job=job, line=1, horizon_ms=HORIZON_MS)
         time.sleep(0.003)
+
+
+def test_the_acl_page_names_what_beats_need(restricted):
+    """With one right more than a worker, a second beat learns that a firing was published."""
+    rights = re.findall(r"\+\S+", blocks_of_page()[0])
+    [besides] = re.findall(r"`periodic=True` needs `(\+\w+)` besides", PAGE.read_text())
+    admin = restricted.client()
+    admin.execute_command("ACL", "SETUSER", "beat", "on", ">word", "~rt1:*", *rights, besides)
+    ticket = Ticket(key_of("firing"), "poll", None, keep_ms=60_000, grace_ms=60_000)
+
+    url = restricted.url_for(4, username="beat", password="word")
+    with closing(RedisStore.from_url(url)) as store:
+        published: list[str] = []
+        first, second = (fire(store, ticket, published.append) for _ in range(2))
+
+    assert published == [first.job] == [second.job]
+    assert (first.duplicate, second.duplicate) == (False, True)
 
 
 def test_the_acl_page_names_the_operators_rights(restricted):
