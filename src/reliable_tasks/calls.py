@@ -83,7 +83,8 @@ class Call:
     def fail(self, error: Exception, *, is_uncertain: bool = False) -> None:
         """Note why it was not published."""
         publication = self.publication
-        if is_uncertain and type(publication.signature) is Signature:
+        is_known = publication.result is not None and type(publication.signature) is Signature
+        if is_uncertain and is_known:
             publication.signature = publication.signature.clone(task_id=publication.result.id)
         publication.result = None
         publication.error = error

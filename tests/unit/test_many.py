@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from random import getrandbits
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from reliable_tasks import (
     UniqueTask,
     publish_many,
 )
+from reliable_tasks.batch import SharedProducer, Undelivered, shared_producer
 from reliable_tasks.many import BATCH
 from reliable_tasks.stores.memory import MemoryStore
 
@@ -330,6 +332,33 @@ class TestUnique:
         assert many[0].error is many[1].error is not None
         assert (many[1].result, many[1].duplicate) == (None, False)
         assert len(waiting(app)) == 1
+
+    def test_duplicate_of_what_is_uncertain(
+        self, app: Celery, store: CountingStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is uncertain too, also where duplicates are errors."""
+
+        @app.task(base=UniqueTask, store=store, on_duplicate="raise", shared=False)
+        def strict(shop: Any) -> None:
+            """Nothing."""
+
+        @contextmanager
+        def losing(app: Celery) -> Iterator[SharedProducer]:
+            with shared_producer(app) as producer:
+                yield producer
+            raise Undelivered("nobody knows")
+
+        def buffer(self: SharedProducer, body: Any, **options: Any) -> None:
+            self.buffered += 1
+
+        monkeypatch.setattr(SharedProducer, "publish", buffer)
+        monkeypatch.setattr("reliable_tasks.many.shared_producer", losing)
+
+        first, second = publish_many([strict.s(1), strict.s(1)])
+
+        assert first.is_uncertain
+        assert first.signature.id is not None
+        assert (second.is_uncertain, second.error) == (True, first.error)
 
     def test_store_down_at_reserve(
         self, app: Celery, refresh: Any, store: CountingStore, caplog: pytest.LogCaptureFixture
