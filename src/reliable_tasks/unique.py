@@ -100,11 +100,16 @@ class Plan:
         return {**self.call, "headers": headers, **delayed}
 
     def _turn(self, answer: Reserved | Duplicate | None) -> int:
-        """Its place among the calls of the key, or the time of a call that none replaces."""
+        """
+        Its place among the calls of the key, or the time of a call that no other relies on.
+
+        A job that is reserved has none: calls that came later are duplicates of it, and a run
+        that ended between the two would answer it, and not them.
+        """
         if answer is None or self.reservation is None:
             return 0
         if not self.reservation.latest:
-            return -answer.called_us
+            return -answer.called_us if isinstance(answer, Duplicate) else 0
         return answer.turn if self.suppressible and isinstance(answer, Reserved) else 0
 
 

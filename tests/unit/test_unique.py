@@ -689,3 +689,22 @@ class TestEager:
         assert [each.get() for each in results] == [1, 1, 1]
         assert [getattr(each, "duplicate", False) for each in results] == [False] * 3
         assert bench.ran == [1, 1, 1]
+
+
+class TestReliance:
+    """Whoever was told of a job has its run after the call."""
+
+    def test_reserved_job_runs(self, bench: UniqueBench) -> None:
+        """A run that ended before somebody relied on the waiting job does not answer that job."""
+        task = bench.unique()
+        bench.app.send_task(task.name, (1,))  # unreserved: it comes first
+        first = task.delay(1)
+        bench.clock.advance(1)
+        bench.work(1)
+        bench.clock.advance(1)
+
+        assert task.delay(1).id == first.id
+        bench.work()
+
+        assert bench.ran == [1, 1]
+        assert bench.ended[first.id] == ("SUCCESS", 1)
