@@ -26,7 +26,7 @@ EVERYDAY = (
     "not chaos and not property_long",
 )
 # Most tests wait for real servers and workers; a file stays with one process, as its workers do.
-SIDE_BY_SIDE = ("-n", "3", "--dist", "loadfile")
+SIDE_BY_SIDE = ("-n", "5", "--dist", "loadfile")
 # What could differ from one Python or Celery to the next, without the long integration tests.
 QUICKER = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
 
@@ -39,7 +39,6 @@ nox.options.sessions = [
     "tests",
     *(f"celery({celery})" for celery in CELERY if celery != NEWEST),
     "docs",
-    "migration",
     "package",
 ]
 
@@ -65,7 +64,7 @@ def install(session: nox.Session, *groups: str, celery: str = NEWEST) -> None:
     """Install the wheel with its extras, one Celery with its kombu, and dependency groups."""
     package = wheel(session)
     # In an environment that is reused pip would keep a wheel of the same version.
-    session.run("pip", "uninstall", "-q", "-y", "reliable-tasks", silent=True)
+    session.run_install("pip", "uninstall", "-q", "-y", "reliable-tasks", silent=True)
     session.install(
         f"{package}[demo,testing]",
         f"celery[redis]=={celery}.*",

@@ -21,6 +21,30 @@ def beats(valkey: Server, ledger: Ledger, tmp_path: Path) -> Iterator[Beats]:
         yield beats
 
 
+@pytest.mark.timeout(240)
+def test_beats_come_and_go(beats: Beats) -> None:
+    """Killed, started later, paused, and restarted with an old schedule file: each slot once."""
+    beats.worker()
+    first, second = beats.start(), beats.start()
+    beats.more(2)
+    first.kill()
+    beats.more(2)
+    third = beats.start(skew=20)  # a third of a minute ahead
+    beats.more(2)
+    second.pause()
+    beats.more(3)
+    second.resume()
+    first.restart()  # its last word on the schedule is some slots old
+    beats.more(3)
+    third.kill()
+    beats.more(2)
+
+    beats.each_slot_once()
+
+    words = "was not published again"
+    assert first.log.count(words) + second.log.count(words) > 3
+
+
 class Trouble:
     """What can happen to one beat of several."""
 

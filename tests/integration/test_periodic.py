@@ -11,8 +11,6 @@ import pytest
 from reliable_tasks.testing import Ledger, Server, eventually
 from tests.integration.ticking import Beats, running
 
-pytestmark = pytest.mark.hooks
-
 SUPPRESSED = "was not published again"
 
 
@@ -25,6 +23,7 @@ def beats(
         yield beats
 
 
+@pytest.mark.hooks
 def test_two_beats_fire_each_slot_once(beats: Beats) -> None:
     """Both call each slot; one publishes it, and the worker gets one message."""
     worker, first, second = beats.worker(), beats.start(), beats.start()
@@ -40,29 +39,6 @@ def test_two_beats_fire_each_slot_once(beats: Beats) -> None:
     slots = beats.each_slot_once()
     assert called >= 2 * slots - 2
     assert called - 2 <= slots + suppressed <= called  # each may be ended in the middle of one
-
-
-@pytest.mark.timeout(240)
-def test_beats_come_and_go(beats: Beats) -> None:
-    """Killed, started later, paused, and restarted with an old schedule file: each slot once."""
-    beats.worker()
-    first, second = beats.start(), beats.start()
-    beats.more(2)
-    first.kill()
-    beats.more(2)
-    third = beats.start(skew=20)  # a third of a minute ahead
-    beats.more(2)
-    second.pause()
-    beats.more(3)
-    second.resume()
-    first.restart()  # its last word on the schedule is some slots old
-    beats.more(3)
-    third.kill()
-    beats.more(2)
-
-    beats.each_slot_once()
-
-    assert first.log.count(SUPPRESSED) + second.log.count(SUPPRESSED) > 3
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

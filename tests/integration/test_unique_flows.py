@@ -14,8 +14,6 @@ from tests.integration.apps import unique
 from tests.integration.apps.unique import collect, plain, rpc_work, work
 from tests.integration.uniting import TIMEOUT, Unique, connected, lent
 
-pytestmark = pytest.mark.hooks
-
 Build = Callable[[Any, str], Any]
 """Makes a flow of one unique signature; the labels of its other steps begin with a text."""
 
@@ -160,6 +158,7 @@ class Flows:
     task: Any
     keeps_results = True
 
+    @pytest.mark.hooks
     def test_beside_a_running_job(self, united: Unique, label: str, build: Build) -> None:
         """The flow ends while an equal job runs; what was called before its end shares its run."""
         first = self.task.delay(label, SECONDS)

@@ -12,8 +12,6 @@ from reliable_tasks.testing import eventually
 from tests.integration.apps.unique import debounced, keep_last
 from tests.integration.uniting import TIMEOUT, Unique, answer
 
-pytestmark = pytest.mark.hooks
-
 
 class TestKeepLast:
     """At most one runs and one waits, and the last arguments always run."""
