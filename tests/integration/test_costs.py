@@ -27,6 +27,7 @@ from reliable_tasks.core.records import (
 from reliable_tasks.leases import Lease, LeaseKeeper
 from reliable_tasks.stores.redis import RedisStore
 from reliable_tasks.testing import Database
+from tests.integration.places import closing
 from tests.stores import redis_store
 
 HOUR_MS = 3_600_000
@@ -209,8 +210,10 @@ def test_a_thousand_reservations_are_one_round_trip(
         assert record.waiting.until_ms - record.waiting.first_ms > HOUR_MS
 
 
-def test_a_word_that_finds_no_script_is_lost_once(store: RedisStore, database: Database) -> None:
-    """After a flush of its scripts the server does not know one word; the next arrives."""
+def test_a_word_that_finds_no_script_is_lost_once(
+    store: RedisStore, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who flushes the scripts between question and word makes one word unknown, and it is said."""
     with database.client() as admin:
         for number in range(3):
             store.reserve(ASKS[number : number + 1])
@@ -218,8 +221,51 @@ def test_a_word_that_finds_no_script_is_lost_once(store: RedisStore, database: D
                 admin.script_flush()
             store.confirm(WORDS[number : number + 1])
 
-    records = [store.peek(key) for key, _ in ASKS[:3]]
-    assert [bool(record and record.latest) for record in records] == [True, False, True]
+    assert are_confirmed(store, 3) == [True, False, True]
+    assert "1 of 1 jobs" in caplog.text
+    assert "NoScriptError" in caplog.text
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["flushed", "restarted"])
+def test_scripts_that_the_server_forgot(store: RedisStore, database: Database, cut: bool) -> None:
+    """A word after a question that found no script, or no connection, arrives."""
+    store.reserve(ASKS[:1])
+    store.confirm(WORDS[:1])
+    with database.client() as admin, redis_store(database) as other:
+        admin.script_flush()
+        if cut:
+            admin.client_kill_filter(_type="normal", skipme=True)
+            other.reserve(OTHERS[:1])  # which loads the question, but not the word
+        store.reserve(ASKS[1:2])
+        store.confirm(WORDS[1:2])
+
+    assert are_confirmed(store, 2) == [True, True]
+
+
+def test_a_word_that_is_refused_is_logged(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who may not say it learns so, in one line for all words."""
+    url = database.url.replace("://", "://teller:any@")
+    with database.client() as admin, closing(RedisStore.from_url(url, timeout=10)) as store:
+        admin.execute_command("ACL", "SETUSER", "teller", "on", "nopass", "~*", "+@all")
+        store.reserve(ASKS[:3])
+        store.confirm(WORDS[:1])
+        admin.execute_command("ACL", "SETUSER", "teller", "-evalsha")
+        store.confirm(WORDS[:3])
+        store.peek(ASKS[0][0])
+        admin.execute_command("ACL", "DELUSER", "teller")
+
+    [line] = [each for each in caplog.records if each.name == "reliable_tasks"]
+    assert line.levelname == "WARNING"
+    assert line.getMessage().startswith("3 of 3 jobs are reserved for the publish grace only: ")
+    assert "NoPermissionError" in line.getMessage()
+
+
+def are_confirmed(store: RedisStore, count: int) -> list[bool]:
+    """Whether the store knows of each of the first *count* jobs that it was published."""
+    records = [store.peek(key) for key, _ in ASKS[:count]]
+    return [bool(record and record.latest) for record in records]
 
 
 def test_a_word_to_a_connection_that_breaks_harms_nobody(

@@ -8,6 +8,7 @@ hand.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from reliable_tasks.stores.addresses import Way
 from reliable_tasks.stores.scripts import Script
 
 __all__ = ("Channel", "DirectChannel", "pack")
+
+logger = logging.getLogger("reliable_tasks")
 
 
 def pack(*parts: bytes | str | int) -> bytes:
@@ -97,7 +100,7 @@ class DirectChannel:
     def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
         tail = b"$1\r\n1\r\n" + pack(key) + arguments
         [reply] = self._ask(script.name, [script.by_digest(count + 4) + tail])
-        if isinstance(reply, NoScriptError):
+        if self._is_unknown(reply):
             [reply] = self._ask(script.name, [script.by_text(count + 4) + tail])
         return _checked(reply, script.name)
 
@@ -115,7 +118,7 @@ class DirectChannel:
             [script.by_digest(count) + tail for count, tail in zip(counts, tails, strict=True)],
         )
         for at, reply in enumerate(replies):
-            if isinstance(reply, NoScriptError):
+            if self._is_unknown(reply):
                 [replies[at]] = self._ask(script.name, [script.by_text(counts[at]) + tails[at]])
         return b"".join(_checked(reply, script.name) for reply in replies).decode()
 
@@ -123,7 +126,7 @@ class DirectChannel:
         self, script: Script, entries: Sequence[tuple[str, bytes]], count: int
     ) -> list[Any]:
         replies = self.ask_each(script, entries, count)
-        missed = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        missed = [at for at, reply in enumerate(replies) if self._is_unknown(reply)]
         if missed:
             first, *others = missed
             replies[first] = self.run(script, *entries[first], count)  # which loads it
@@ -177,7 +180,7 @@ class DirectChannel:
         except (redis.ConnectionError, OSError) as error:
             if not was_idle or isinstance(error, redis.TimeoutError | TimeoutError):
                 raise _unavailable(operation, error) from error
-            self._idle.clear()
+            self._leave()
         except RedisError as error:
             raise _unavailable(operation, error) from error
         try:
@@ -200,9 +203,29 @@ class DirectChannel:
         connection.send_packed_command([b"".join(commands)])
 
     def _read_unread(self, connection: Any) -> None:
-        for _ in range(self._unread.pop(connection, 0)):
-            if isinstance(_reply(connection), NoScriptError):
-                self._loaded.clear()  # the server was restarted or flushed: what was told is lost
+        count = self._unread.pop(connection, 0)
+        replies = [_reply(connection) for _ in range(count)]
+        errors = [reply for reply in replies if isinstance(reply, RedisError)]
+        if errors:
+            self._is_unknown(errors[0])
+            logger.warning(
+                "%d of %d jobs are reserved for the publish grace only: %s",
+                len(errors),
+                count,
+                _described(errors[0]),
+            )
+
+    def _is_unknown(self, reply: Any) -> bool:
+        """Whether the server does not know a script: restarted or flushed, it may know none."""
+        is_unknown = isinstance(reply, NoScriptError)
+        if is_unknown:
+            self._loaded.clear()
+        return is_unknown
+
+    def _leave(self) -> None:
+        """Leave the connections to a server that was; the next may know no script."""
+        self._idle.clear()
+        self._loaded.clear()
 
     def _take(self) -> tuple[bool, Any]:
         if self._pid != os.getpid():
@@ -241,4 +264,8 @@ def _checked(reply: Any, operation: str) -> Any:
 
 
 def _unavailable(operation: str, error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(operation, f"{type(error).__name__}: {error}".rstrip(". "))
+    return StoreUnavailable(operation, _described(error))
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(". ")

@@ -84,7 +84,7 @@ class SentinelChannel(DirectChannel):
     def _follow(self, address: tuple[str, int]) -> None:
         """Leave the connections to the primary that was: it may still answer."""
         if self._address not in (None, address):
-            self._idle.clear()
+            self._leave()
         self._address = address
 
 
