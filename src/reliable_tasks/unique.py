@@ -140,7 +140,7 @@ class UniqueTask(IdempotentTask):
         on_duplicate: ``"return"`` the other job's result, or ``"raise"`` `DuplicateJob`.
         publish_grace: How long a producer that dies in the middle may block its key. 30 s.
         reserved_for: How long a job that is due and not begun blocks its key, unless it expires
-            before. 1 h.
+            before; at least the publish grace. 1 h.
         keep_last: A call while an equal job runs causes one more run afterwards, with the
             arguments of the last call.
         debounce: Run so long after the last call, with its arguments; 0: off.
