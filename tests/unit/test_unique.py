@@ -93,6 +93,11 @@ def bench() -> Iterator[UniqueBench]:
     bench.app.close()
 
 
+def in_seconds(seconds: float) -> datetime:
+    """Return a point in time."""
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
 class TestQueued:
     """While an equal job waits, a call publishes nothing."""
 
@@ -235,28 +240,30 @@ class TestTimes:
     @pytest.mark.parametrize(
         "when",
         [
-            {"countdown": 1_000},
-            {"countdown": timedelta(seconds=1_000).total_seconds()},
-            {"eta": datetime.now(UTC) + timedelta(seconds=1_000)},
-            {"eta": (datetime.now(UTC) + timedelta(seconds=1_000)).isoformat()},
+            lambda: {"countdown": 1_000},
+            lambda: {"countdown": 1_000.0},
+            lambda: {"eta": in_seconds(1_000)},
+            lambda: {"eta": in_seconds(1_000).isoformat()},
         ],
         ids=["countdown", "float", "eta", "text"],
     )
-    def test_bound_begins_when_it_is_due(self, bench: UniqueBench, when: dict[str, Any]) -> None:
+    def test_bound_begins_when_it_is_due(self, bench: UniqueBench, when: Any) -> None:
         """The time until the ETA comes on top."""
         task = bench.unique(reserved_for=100)
-        task.apply_async((1,), **when)
+        task.apply_async((1,), **when())
 
         bench.clock.advance(1_050)
         assert task.delay(1).duplicate
         bench.clock.advance(60)
         assert not task.delay(1).duplicate
 
-    @pytest.mark.parametrize("expires", [50, datetime.now(UTC) + timedelta(seconds=50)])
+    @pytest.mark.parametrize(
+        "expires", [lambda: 50, lambda: in_seconds(50)], ids=["seconds", "time"]
+    )
     def test_expiry_is_the_bound(self, bench: UniqueBench, expires: Any) -> None:
         """A job that expires in the queue keeps its place no longer."""
         task = bench.unique()
-        task.apply_async((1,), expires=expires)
+        task.apply_async((1,), expires=expires())
 
         bench.clock.advance(40)
         assert task.delay(1).duplicate
