@@ -40,14 +40,18 @@ class UniqueResult(AsyncResult):
     """
 
     duplicate: bool = False
-    reserved_in: tuple[Store, str] | None = None
+    record: tuple[UniqueTask, str] | None = None
 
     def revoke(self, *args: Any, **options: Any) -> None:
-        """Revoke the job, as Celery does, and free its place in the queue at once."""
+        """
+        Revoke the job, as Celery does, and free its key at once unless it runs.
+
+        No copy of a job that does not run yet, or waits for its retry, runs after that.
+        """
         super().revoke(*args, **options)
-        if self.reserved_in is not None:
-            store, key = self.reserved_in
-            _unreserve(store, key, self.id)
+        if self.record is not None:
+            task, key = self.record
+            _end(task, key, self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ class UniqueTask(IdempotentTask):
         on_duplicate: ``"return"`` the other job's result, or ``"raise"`` `DuplicateJob`.
         publish_grace: How long a producer that dies in the middle may block its key. 30 s.
         reserved_for: How long a job that is due and not begun blocks its key, unless it expires
-            before; at least the publish grace. 1 h.
+            before. 1 h.
         keep_last: A call while an equal job runs causes one more run afterwards, with the
             arguments of the last call.
         debounce: Run so long after the last call, with its arguments; 0: off.
@@ -304,7 +308,7 @@ class UniqueTask(IdempotentTask):
         publish = super().apply_async if plan.header is None else self.publish_stamped
         result = publish(**plan.message(answer), producer=producer)
         result.duplicate = False  # also on Celery's own class of eager results
-        result.reserved_in = (self.records, plan.key) if plan.ask else None
+        result.record = (self, plan.key) if plan.ask else None
         return result
 
     def _ticket(self) -> Ticket | None:
@@ -339,7 +343,7 @@ class UniqueTask(IdempotentTask):
 
     def _reservation(self, call: Mapping[str, Any], *, suppressible: bool) -> Reservation:
         uniqueness = self.uniqueness
-        task_id, grace_ms = call["task_id"], uniqueness.grace_ms
+        task_id, grace_ms = call["task_id"], self._until_expiry(uniqueness.grace_ms, call)
         if not uniqueness.latest_wins:
             return Reservation(task_id, grace_ms)
         if not suppressible:
@@ -366,9 +370,12 @@ class UniqueTask(IdempotentTask):
     def _reserved_ms(self, options: Mapping[str, Any]) -> int:
         """Return how long the message may wait in the queue without losing its place."""
         delay_ms = self._ms_until(options.get("eta") or options.get("countdown") or 0)
-        reserved_ms = delay_ms + self.uniqueness.reserved_for_ms
+        return self._until_expiry(delay_ms + self.uniqueness.reserved_for_ms, options)
+
+    def _until_expiry(self, time_ms: int, options: Mapping[str, Any]) -> int:
+        """Return *time_ms*, or how long it is until the message expires if that is less."""
         expires = options.get("expires", self.expires)
-        return reserved_ms if expires is None else min(reserved_ms, self._ms_until(expires))
+        return time_ms if expires is None else min(time_ms, self._ms_until(expires))
 
     def _ms_until(self, when: Any) -> int:
         """Return milliseconds until *when*, as Celery takes it: seconds or a point in time."""
@@ -400,7 +407,7 @@ class UniqueTask(IdempotentTask):
         if self.uniqueness.on_duplicate == "raise":
             raise DuplicateJob(plan.key, answer.job)
         result = self.AsyncResult(answer.job)
-        result.duplicate, result.reserved_in = True, (self.records, plan.key)
+        result.duplicate, result.record = True, (self, plan.key)
         return result
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> UniqueResult:  # noqa: N802 - Celery's name
@@ -420,4 +427,15 @@ def _unreserve(store: Store, key: str, job: str) -> None:
     try:
         store.unreserve(key, job=job)
     except StoreUnavailable as error:
-        logger.warning("%s stays reserved until its time is over: %s", key, error)
+        _warn_reserved(key, error)
+
+
+def _end(task: UniqueTask, key: str, job: str) -> None:
+    try:
+        task.records.end(key, job=job, killed=False, horizon_ms=task.guard_options.horizon_ms)
+    except StoreUnavailable as error:
+        _warn_reserved(key, error)
+
+
+def _warn_reserved(key: str, error: StoreUnavailable) -> None:
+    logger.warning("%s stays reserved until its time is over: %s", key, error)

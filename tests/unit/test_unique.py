@@ -46,6 +46,10 @@ class Store(MemoryStore):
         self._attempt("unreserve")
         super().unreserve(key, job=job)
 
+    def end(self, key: str, **how: Any) -> None:
+        self._attempt("end")
+        super().end(key, **how)
+
 
 class UniqueBench(Bench):
     """Unique tasks on a store whose time the test moves."""
@@ -270,6 +274,16 @@ class TestTimes:
         bench.clock.advance(20)
         assert not task.delay(1).duplicate
 
+    def test_expiry_goes_before_the_grace(self, bench: UniqueBench) -> None:
+        """A job that expires soon blocks no longer than it can run."""
+        task = bench.unique(publish_grace=30)
+        task.apply_async((1,), expires=5)
+
+        bench.clock.advance(4)
+        assert task.delay(1).duplicate
+        bench.clock.advance(2)
+        assert not task.delay(1).duplicate
+
     def test_lost_confirmation(self, bench: UniqueBench) -> None:
         """A confirmation that is lost leaves the publish grace."""
         task = bench.unique(publish_grace=5)
@@ -478,23 +492,72 @@ class TestOwnMessages:
 class TestRevoke:
     """Who revokes a job frees its place."""
 
-    def test_result(self, bench: UniqueBench, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The next call publishes at once, whatever the workers do."""
+    @pytest.fixture
+    def revoked(self, bench: UniqueBench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What the workers are told; none of them hears it."""
         revoked: list[str] = []
         monkeypatch.setattr(bench.app.control, "revoke", lambda job, **_: revoked.append(job))
+        return revoked
+
+    def test_result(self, bench: UniqueBench, revoked: list[str]) -> None:
+        """The next call publishes at once, and what was revoked does not run."""
         task = bench.unique()
         first = task.delay(1)
 
         task.delay(1).revoke()
+        second = task.delay(1)
+        bench.work()
 
         assert revoked == [first.id]
-        assert not task.delay(1).duplicate
+        assert not second.duplicate
+        assert bench.ended[second.id] == ("SUCCESS", 1)
+        assert bench.ran == [1]
 
-    def test_result_of_an_id(self, bench: UniqueBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_waits_for_its_retry(self, bench: UniqueBench, revoked: list[str]) -> None:
+        """The next call need not wait for the ETA of a retry that will not run."""
+
+        def body(task: Any, number: int) -> None:
+            bench.ran.append(task.request.id)
+            raise task.retry(countdown=3_600)
+
+        task = bench.unique(body)
+        first = task.delay(1)
+        bench.work(1)
+        first.revoke()
+
+        second = task.delay(1)
+        bench.work(2)
+
+        assert not second.duplicate
+        assert bench.ran == [first.id, second.id]
+
+    def test_runs(self, bench: UniqueBench, revoked: list[str]) -> None:
+        """A job that runs goes on, as with Celery, and keeps its key until it has ended."""
+
+        def body(task: Any, number: int) -> bool:
+            first.revoke()
+            return bool(task.delay(number).duplicate)
+
+        task = bench.unique(body)
+        first = task.delay(1)
+        bench.work()
+
+        assert bench.ended[first.id] == ("SUCCESS", True)
+
+    def test_store_is_down(
+        self, bench: UniqueBench, revoked: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The workers are told all the same, and a warning says that the key is not free."""
+        first = bench.unique().delay(1)
+        bench.store.down.add("end")
+
+        first.revoke()
+
+        assert revoked == [first.id]
+        assert "stays reserved until its time is over" in caplog.text
+
+    def test_result_of_an_id(self, bench: UniqueBench, revoked: list[str]) -> None:
         """A result that was made of an id alone revokes as Celery does."""
-        revoked: list[str] = []
-        monkeypatch.setattr(bench.app.control, "revoke", lambda job, **_: revoked.append(job))
-
         bench.unique().AsyncResult("some").revoke()
 
         assert revoked == ["some"]
