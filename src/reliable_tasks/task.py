@@ -136,6 +136,13 @@ class IdempotentTask(Task):
         """Check *given* options as a set, and convert those of the guard."""
         return read(given)
 
+    @classmethod
+    def with_settings(
+        cls, declared: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the options that are *declared*, and of the app's *settings* the rest."""
+        return {**settings, **{name: each for name, each in declared.items() if each is not None}}
+
     @cached_property
     def guard(self) -> Guard:
         """The guard of this task's deliveries in a worker."""
@@ -156,10 +163,8 @@ class IdempotentTask(Task):
     def options_in_force(self) -> dict[str, Any]:
         """Return what is declared, and what the app's settings say of the rest."""
         conf = self.app.conf
-        return {
-            name: conf.get(f"reliable_tasks_{name}") if value is None else value
-            for name, value in _declared(type(self)).items()
-        }
+        settings = {name: conf.get(f"reliable_tasks_{name}") for name in self.option_names}
+        return self.with_settings(_declared(type(self)), settings)
 
     @property
     def retry_grace_ms(self) -> int:

@@ -19,7 +19,7 @@ from reliable_tasks.core.keys import payload_digest, record_key
 from reliable_tasks.core.records import Confirmation, Duplicate, Reservation, Reserved
 from reliable_tasks.core.settings import Options
 from reliable_tasks.core.store import Store
-from reliable_tasks.core.uniqueness import NAMES, Uniqueness, read
+from reliable_tasks.core.uniqueness import NAMES, Uniqueness, in_force, read
 from reliable_tasks.errors import ConfigurationError, DuplicateJob, StoreUnavailable
 from reliable_tasks.events import tell
 from reliable_tasks.message import Event
@@ -183,9 +183,12 @@ class UniqueTask(IdempotentTask):
         """Check *given* options as a set."""
         return read(given)[1]
 
-    def options_in_force(self) -> dict[str, Any]:
-        """Return what is declared, and what the app's settings say of the rest but retention."""
-        return {**super().options_in_force(), "retention": type(self).retention}
+    @classmethod
+    def with_settings(
+        cls, declared: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the options that are *declared*, and those of the app's *settings* that suit."""
+        return in_force(declared, settings)
 
     @cached_property
     def uniqueness(self) -> Uniqueness:

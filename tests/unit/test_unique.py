@@ -745,6 +745,20 @@ class TestDeclaration:
         assert task.uniqueness.reserved_for_ms == 100_000
         assert task.guard_options.retention_ms == 0
 
+    def test_settings_that_do_not_suit(self, bench: UniqueBench) -> None:
+        """Settings that are right for the other tasks of the app keep no unique one from calls."""
+        bench.app.conf.reliable_tasks_when_failed = "remember"
+        bench.app.conf.reliable_tasks_when_running = "skip"
+
+        plain, latest = bench.unique(name="plain"), bench.unique(name="latest", keep_last=True)
+        for task in (plain, latest):
+            task.delay(1)
+        bench.work()
+
+        assert bench.ran == [1, 1]
+        assert plain.guard_options.when_running == "skip"
+        assert latest.guard_options.when_running == "defer"
+
 
 class TestEager:
     """Eager tasks run at once, so none is queued."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from reliable_tasks.core.uniqueness import read
+from reliable_tasks.core.uniqueness import in_force, read
 from reliable_tasks.errors import ConfigurationError
 
 
@@ -74,3 +74,58 @@ def test_what_works_together() -> None:
     read({"unique_for": 60, "when_failed": "remember", "when_done": "skip"})
     read({"debounce": 5, "debounce_limit": 5})
     read({"throttle": 5, "when_running": "skip", "same_payload": ("a",)})
+
+
+@pytest.mark.parametrize(
+    ("declared", "settings"),
+    [
+        ({}, {"retention": 60}),
+        ({}, {"when_failed": "remember"}),
+        ({"keep_last": True}, {"when_failed": "remember"}),
+        ({"keep_last": True}, {"same_payload": ("a",), "when_running": "skip"}),
+        ({"debounce": 5}, {"same_payload": ("a",), "when_running": "skip"}),
+        ({"throttle": 5}, {"debounce_limit": 60}),
+        ({"throttle": 5}, {"unique_for": 300, "when_failed": "remember"}),
+        ({"unique_for": timedelta(minutes=5)}, {"keep_last": True, "debounce": 5}),
+    ],
+)
+def test_settings_that_do_not_suit_do_not_apply(
+    declared: dict[str, object], settings: dict[str, object]
+) -> None:
+    """What the app says for all its tasks forbids no mode of one."""
+    assert read(in_force(declared, settings)) == read(declared)
+
+
+def test_settings_that_suit_apply() -> None:
+    """What the task leaves open, the app decides; what the task says goes before."""
+    declared = {"reserved_for": 100, "when_running": "defer", "keep_last": None, "throttle": 0}
+    settings = {"reserved_for": 50, "when_running": "skip", "unique_for": 60, "throttle": 5}
+
+    found = in_force(declared, {**settings, "when_failed": "remember"})
+
+    assert read(found) == read(
+        {
+            "reserved_for": 100,
+            "when_running": "defer",
+            "unique_for": 60,
+            "when_failed": "remember",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("declared", "settings"),
+    [
+        ({"when_failed": "remember"}, {}),
+        ({"keep_last": True, "when_running": "skip"}, {}),
+        ({"same_payload": ("a",)}, {"keep_last": True}),
+        ({}, {"keep_last": True, "debounce": 5}),
+        ({}, {"when_failed": "forget"}),
+    ],
+)
+def test_what_is_declared_is_refused(
+    declared: dict[str, object], settings: dict[str, object]
+) -> None:
+    """Not so what the task says itself, settings that contradict each other, and nonsense."""
+    with pytest.raises(ConfigurationError):
+        read(in_force(declared, settings))

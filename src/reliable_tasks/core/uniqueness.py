@@ -11,7 +11,7 @@ from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.settings import Options
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("DEFAULTS", "NAMES", "Uniqueness", "read")
+__all__ = ("DEFAULTS", "NAMES", "Uniqueness", "in_force", "read")
 
 DEFAULTS: Mapping[str, Any] = {
     "unique_for": 0.0,
@@ -91,8 +91,27 @@ def read(given: Mapping[str, Any]) -> tuple[Uniqueness, Options]:
     )
     _check_modes(values)
     _check_debounce(uniqueness)
-    _check_beside(uniqueness, given)
+    for name, refusal in _misfits(given).items():
+        raise ConfigurationError(f"{name}: {refusal}")
     return uniqueness, settings.read({**given, "retention": uniqueness.unique_for_ms / 1_000})
+
+
+def in_force(declared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the options that are declared, and those of the app's settings that suit them.
+
+    Settings are for all tasks of the app. Those of another mode than the declared one, and those
+    that would be refused beside it, are for others.
+
+    Args:
+        declared: Values by option name; None: not declared.
+        settings: The same, of the app.
+    """
+    own = {name: value for name, value in declared.items() if value is not None}
+    others = {*_MODES} if any(own.get(mode) for mode in _MODES) else set()
+    given = {name: value for name, value in settings.items() if name not in others} | own
+    unfit = _misfits(given).keys() - own
+    return {name: value for name, value in given.items() if name not in unfit}
 
 
 def _check_modes(values: Mapping[str, Any]) -> None:
@@ -106,42 +125,46 @@ def _check_modes(values: Mapping[str, Any]) -> None:
 
 
 def _check_debounce(uniqueness: Uniqueness) -> None:
-    if not uniqueness.limit_ms:
-        return
-    if not uniqueness.debounce_ms:
-        raise ConfigurationError(
-            f"debounce_limit: expected debounce beside it, got {uniqueness.limit_ms / 1_000:g} s "
-            "alone. It bounds how long calls can put off a run that debounce delays."
-        )
-    if uniqueness.limit_ms < uniqueness.debounce_ms:
+    if 0 < uniqueness.limit_ms < uniqueness.debounce_ms:
         raise ConfigurationError(
             f"debounce_limit: expected at least debounce ({uniqueness.debounce_ms / 1_000:g} s), "
             f"got {uniqueness.limit_ms / 1_000:g} s. Every run would come at the limit."
         )
 
 
-def _check_beside(uniqueness: Uniqueness, given: Mapping[str, Any]) -> None:
-    """Refuse options of the guard that would undo those of the publisher."""
+def _misfits(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return options that would undo others, or that others make void, with what to say of each."""
+    said = _misfits_of_latest(given) if given.get("keep_last") or given.get("debounce") else {}
     if given.get("retention") is not None:
-        raise ConfigurationError(
-            f"retention: expected nothing on a UniqueTask, got {given['retention']!r}. How long an "
+        said["retention"] = (
+            f"expected nothing on a UniqueTask, got {given['retention']!r}. How long an "
             "equal call stays a duplicate after success is unique_for."
         )
-    if given.get("when_failed") == "remember" and not uniqueness.unique_for_ms:
-        raise ConfigurationError(
-            "when_failed: expected 'release' without unique_for, got 'remember'. Unless an ended "
+    if given.get("debounce_limit") and not given.get("debounce"):
+        limit_ms = to_ms("debounce_limit", given["debounce_limit"], least=0)
+        said["debounce_limit"] = (
+            f"expected debounce beside it, got {limit_ms / 1_000:g} s alone. It bounds how long "
+            "calls can put off a run that debounce delays."
+        )
+    if given.get("when_failed") == "remember" and not given.get("unique_for"):
+        said["when_failed"] = (
+            "expected 'release' without unique_for, got 'remember'. Unless an ended "
             "job is kept for some time, no other is ever told of the failure."
         )
-    if not uniqueness.latest_wins:
-        return
-    mode = "keep_last" if uniqueness.keep_last else "debounce"
+    return said
+
+
+def _misfits_of_latest(given: Mapping[str, Any]) -> dict[str, str]:
+    mode = "keep_last" if given.get("keep_last") else "debounce"
+    said = {}
     if given.get("same_payload") is not None:
-        raise ConfigurationError(
-            f"same_payload: expected nothing with {mode}, got {given['same_payload']!r}. The call "
+        said["same_payload"] = (
+            f"expected nothing with {mode}, got {given['same_payload']!r}. The call "
             "with the latest arguments is to run, so those of one key may differ."
         )
     if given.get("when_running") == "skip":
-        raise ConfigurationError(
-            f"when_running: expected 'defer' with {mode}, got 'skip'. The call that came while "
+        said["when_running"] = (
+            f"expected 'defer' with {mode}, got 'skip'. The call that came while "
             "another ran is to run after it, and would be dropped."
         )
+    return said
