@@ -39,6 +39,8 @@ PAUSE = 0.02
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 
+_warned_of: set[str] = set()
+
 
 # --- what beat does -----------------------------------------------------------------------
 
@@ -163,7 +165,10 @@ class Fired:
 
 def ticket_of(firing: Firing, *, prefix: str, grace_ms: int, horizon_ms: int) -> Ticket | None:
     """
-    Return the ticket of a firing; None if none is due, for somebody fired the entry by hand.
+    Return the ticket of a firing; None: it has none.
+
+    Either none is due, for somebody fired the entry by hand, or the schedule does not say when it
+    is due, which is logged once.
 
     Args:
         firing: What beat is about to publish.
@@ -171,12 +176,27 @@ def ticket_of(firing: Firing, *, prefix: str, grace_ms: int, horizon_ms: int) ->
         grace_ms: How long a beat that died may keep the ticket to itself.
         horizon_ms: How long a copy of a message may still turn up.
     """
-    slot = slot_of(firing, horizon_ms)
+    try:
+        slot = slot_of(firing, horizon_ms)
+    except Exception as error:  # a schedule of somebody else's: it only has to say is_due
+        _warn_of_schedule(firing, error)
+        return None
     if slot is None:
         return None
     key = record_key(prefix, firing.task, digest(["periodic", firing.entry, slot.name]))
     job = str(uuid5(NAMESPACE_URL, key)) if slot.is_dated else None
     return Ticket(key, firing.entry, job, slot.keep_ms, min(grace_ms, slot.keep_ms))
+
+
+def _warn_of_schedule(firing: Firing, error: Exception) -> None:
+    if firing.entry in _warned_of:
+        return
+    _warned_of.add(firing.entry)
+    logger.warning(
+        "%s: every beat fires it, for its schedule does not say when it is due: %s",
+        firing.entry,
+        f"{type(error).__name__}: {error}".rstrip(": "),
+    )
 
 
 def fire(store: Store, ticket: Ticket, publish: Callable[[str], object]) -> Fired:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from celery import Celery
 from celery.beat import Scheduler
-from celery.schedules import BaseSchedule, crontab, schedule
+from celery.schedules import BaseSchedule, crontab, schedstate, schedule
 
 from reliable_tasks import StoreUnavailable, periodic, task_deduplicated
 from reliable_tasks.core.slots import Slot
@@ -190,6 +190,14 @@ class Minutely(BaseSchedule):
 
     def remaining_estimate(self, last_run_at: datetime) -> timedelta:
         return last_run_at + timedelta(minutes=1) - self.now()
+
+
+class OnlyIsDue(BaseSchedule):
+    """Every minute; it answers what Celery's own beat asks, and nothing else."""
+
+    def is_due(self, last_run_at: datetime) -> schedstate:
+        left = 60 - (self.now() - last_run_at).total_seconds()
+        return schedstate(left <= 0, left if left > 0 else 60)
 
 
 class TestTickets:
@@ -397,7 +405,11 @@ class World:
     def beat(self, task: Any, plan: str = "crontab", **entry: Any) -> Scheduler:
         """A scheduler of Celery's own with one entry."""
         clock = {"nowfun": lambda: self.now, "app": self.bench.app}
-        plans = {"crontab": crontab(**clock), "interval": schedule(60, **clock)}
+        plans = {
+            "crontab": crontab(**clock),
+            "interval": schedule(60, **clock),
+            "only is_due": OnlyIsDue(**clock),
+        }
         scheduler = Scheduler(self.bench.app)
         scheduler.add(name="report", task=task.name, schedule=plans[plan], **entry)
         periodic._watch(SimpleNamespace(scheduler=scheduler))
@@ -435,6 +447,25 @@ class TestUniqueTask:
         world.bench.work()
 
         assert world.bench.ran == [7, 7, 7]
+
+    def test_schedule_that_says_little(
+        self, world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A firing of which no beat can know that it is the same is published, and it is said."""
+        monkeypatch.setattr(periodic, "_warned_of", set())
+        task = world.bench.unique(periodic=True)
+        beat = world.beat(task, "only is_due", args=(7,))
+
+        for _ in range(3):
+            world.minutes(1, beat)
+            world.bench.work()
+
+        assert world.bench.ran == [7, 7, 7]
+        [line] = caplog.records
+        assert line.getMessage() == (
+            "report: every beat fires it, for its schedule does not say when it is due: "
+            "NotImplementedError"
+        )
 
     def test_without_the_option(self, world: World) -> None:
         """A unique task that is not periodic is unique by its arguments, as for any caller."""
