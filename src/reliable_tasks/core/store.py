@@ -115,7 +115,7 @@ class Store(Protocol):
 
     def end(self, key: str, *, job: str, killed: bool, horizon_ms: int) -> None:
         """
-        Note that the job is over by the word of the worker's main process.
+        Note that the job is over by the word of the worker's main process, or of who revokes it.
 
         The lease is freed, no crash is counted, and no copy runs again. With
         *killed* false (a message was discarded, nothing was running here) a live
@@ -155,7 +155,7 @@ class Store(Protocol):
         ...
 
     def unreserve(self, key: str, *, job: str) -> None:
-        """Take the job's reservation and its window back: it was not published, or is revoked."""
+        """Take the job's reservation and its window back: it was not published."""
         ...
 
     def peek(self, key: str) -> Record | None:

@@ -1,4 +1,4 @@
--- end: the job is over by the word of the worker's main process; no copy of it runs again.
+-- end: the job is over by the word of the main process or of its caller; no copy of it runs again.
 -- KEYS[1] the record   ARGV[1] job  [2] killed: 1, or 0 if a message was only discarded
 --                      ARGV[3] horizon, ms
 -- Returns 1. A job with an outcome keeps it; a live lease is left alone unless it was killed.

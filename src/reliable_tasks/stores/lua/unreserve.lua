@@ -1,4 +1,4 @@
--- unreserve: the job was not published, or is revoked; its reservation and its window are free.
+-- unreserve: the job was not published; its reservation and its window are free.
 -- KEYS[1] the record   ARGV[1] job
 -- Returns 1. A record that held nothing else is gone. Repeating it is harmless.
 -- include: base
