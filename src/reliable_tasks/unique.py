@@ -90,7 +90,7 @@ class Plan:
         """Return the word for `Store.confirm` once the broker has the message."""
         if not isinstance(answer, Reserved):
             return None
-        keep_ms = answer.delay_ms + self.reserved_ms
+        keep_ms = self._delay_ms(answer) + self.reserved_ms
         return self.key, Confirmation(self.task_id, keep_ms, self.hold_ms)
 
     def message(self, answer: Reserved | Duplicate | None) -> dict[str, Any]:
@@ -99,21 +99,21 @@ class Plan:
             return dict(self.call)
         header = replace(self.header, turn=self._turn(answer))
         headers = {**(self.call["headers"] or {}), NAME: header.encode()}
-        delay_ms = answer.delay_ms if isinstance(answer, Reserved) else 0
+        delay_ms = self._delay_ms(answer)
         delayed = {"countdown": delay_ms / 1_000} if delay_ms else {}
         return {**self.call, "headers": headers, **delayed}
 
-    def _turn(self, answer: Reserved | Duplicate | None) -> int:
-        """
-        Its place among the calls of the key, or the time of a call that no other relies on.
+    def _delay_ms(self, answer: Reserved | Duplicate | None) -> int:
+        """How long later calls may put it off; the delay of a call's own is in its options."""
+        is_put_off = self.reservation is not None and self.reservation.latest
+        return answer.delay_ms if is_put_off and isinstance(answer, Reserved) else 0
 
-        A job that is reserved has none: calls that came later are duplicates of it, and a run
-        that ended between the two would answer it, and not them.
-        """
+    def _turn(self, answer: Reserved | Duplicate | None) -> int:
+        """Its place among the calls of the key, or when a call that none replaces is due."""
         if answer is None or self.reservation is None:
             return 0
         if not self.reservation.latest:
-            return -answer.called_us if isinstance(answer, Duplicate) else 0
+            return -(answer.called_us + 1_000 * self.reservation.delay_ms)
         return answer.turn if self.suppressible and isinstance(answer, Reserved) else 0
 
 
@@ -286,7 +286,7 @@ class UniqueTask(IdempotentTask):
             call,
             record_key(self.record_prefix, self.name, header.key_digest or ""),
             header,
-            self._reservation(call, suppressible=suppressible),
+            self._reservation(call, header.payload_digest or "", suppressible=suppressible),
             self._reserved_ms(options),
             self.uniqueness.throttle_ms,
             suppressible,
@@ -344,11 +344,19 @@ class UniqueTask(IdempotentTask):
         is_running = running is not None and running.id == task_id
         return bool(is_running or options.get("retries", 0) > 0)
 
-    def _reservation(self, call: Mapping[str, Any], *, suppressible: bool) -> Reservation:
+    def _reservation(
+        self, call: Mapping[str, Any], payload: str, *, suppressible: bool
+    ) -> Reservation:
         uniqueness = self.uniqueness
         task_id, grace_ms = call["task_id"], self._until_expiry(uniqueness.grace_ms, call)
         if not uniqueness.latest_wins:
-            return Reservation(task_id, grace_ms)
+            return Reservation(
+                task_id,
+                grace_ms,
+                payload=payload,
+                delay_ms=self._own_delay_ms(call),
+                hold_ms=uniqueness.throttle_ms,
+            )
         if not suppressible:
             return Reservation(task_id, grace_ms, latest=True, payload=self._payload(call))
         if uniqueness.debounce_ms and (call.get("countdown") or call.get("eta")):
@@ -372,8 +380,12 @@ class UniqueTask(IdempotentTask):
 
     def _reserved_ms(self, options: Mapping[str, Any]) -> int:
         """Return how long the message may wait in the queue without losing its place."""
-        delay_ms = self._ms_until(options.get("eta") or options.get("countdown") or 0)
-        return self._until_expiry(delay_ms + self.uniqueness.reserved_for_ms, options)
+        reserved_ms = self._own_delay_ms(options) + self.uniqueness.reserved_for_ms
+        return self._until_expiry(reserved_ms, options)
+
+    def _own_delay_ms(self, options: Mapping[str, Any]) -> int:
+        """Return how long the call itself puts its job off."""
+        return self._ms_until(options.get("eta") or options.get("countdown") or 0)
 
     def _until_expiry(self, time_ms: int, options: Mapping[str, Any]) -> int:
         """Return *time_ms*, or how long it is until the message expires if that is less."""

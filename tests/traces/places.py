@@ -67,7 +67,7 @@ class Served:
             for field in ("u", "m"):
                 if self._client.hexists(key, field):
                     self._client.hincrby(key, field, -round(seconds * 1_000))
-            for field, times in (("w", (0, 2, 3)), ("h", (0,))):
+            for field, times in (("w", (0, 2, 3)), ("h", (0, 1))):
                 self._move(key, field, times, -round(seconds * 1_000))
             left_ms = self._client.pttl(key)
             if left_ms >= 0:
@@ -83,5 +83,6 @@ class Served:
         if packed is not None:
             parts = packed.decode().split("|")
             for at in times:
-                parts[at] = str(int(parts[at]) + ms)
+                if parts[at] != "0":  # which is no time
+                    parts[at] = str(int(parts[at]) + ms)
             self._client.hset(key, field, "|".join(parts))

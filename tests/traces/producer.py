@@ -26,13 +26,20 @@ class Producer:
         world: Where.
         job: The task id.
         body: What the job does.
+        is_dated: Whether the message says when it was called.
         reservation: Further terms of `Reservation`.
     """
 
     def __init__(
-        self, world: World, job: str, body: Callable[[Delivery], None] = pays, **reservation: Any
+        self,
+        world: World,
+        job: str,
+        body: Callable[[Delivery], None] = pays,
+        *,
+        is_dated: bool = False,
+        **reservation: Any,
     ) -> None:
-        self.world, self.job, self.body = world, job, body
+        self.world, self.job, self.body, self.is_dated = world, job, body, is_dated
         self.key = f"rt1:t:{KEY}"
         self.ask = Reservation(job, round(GRACE * 1_000), **reservation)
         self.answer: Reserved | Duplicate | None = None
@@ -73,9 +80,8 @@ class Producer:
         """Put the message into the broker."""
         assert isinstance(self.answer, Reserved)
         due_us = self.world.clock.now_us() + self.answer.delay_ms * 1_000
-        self.world.calls(
-            self.job, self.body, key=KEY, carries=False, turn=self.answer.turn, due_us=due_us
-        )
+        turn = -self.answer.called_us if self.is_dated else self.answer.turn
+        self.world.calls(self.job, self.body, key=KEY, carries=False, turn=turn, due_us=due_us)
         return self
 
     def confirms(self) -> Producer:

@@ -301,7 +301,8 @@ def lengthens() -> Any:
 
     def creates(record: Any, word: Any, now_us: int) -> None:
         if record is not None and record.waiting is None:
-            record.waiting = Waiting(word.job, now_us // 1_000 + word.keep_ms, now_us)
+            now_ms = now_us // 1_000
+            record.waiting = Waiting(word.job, now_ms + word.keep_ms, now_us, due_ms=now_ms)
         confirm(record, word, now_us)
 
     return mock.patch.object(reservations, "confirm", creates)
@@ -362,6 +363,12 @@ def plain() -> Any:
         return replace(reserve(record, *more), turn=record.waiting.turn)
 
     return mock.patch.object(reservations, "_reserve", reserves)
+
+
+@rule
+def answered() -> Any:
+    """A job that will be answered by what was done before makes no later call a duplicate."""
+    return mock.patch.object(reservations, "_will_be_answered", return_value=False)
 
 
 @rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reliable_tasks.core.records import Duplicate
+from tests.traces.bodies import fails
 from tests.traces.delivery import Delivery
 from tests.traces.history import Broken
 from tests.traces.producer import GRACE, Producer
@@ -43,7 +44,7 @@ def test_a_producer_dies_before_it_publishes(play: Play) -> None:
 def test_a_job_that_ran_is_free(play: Play) -> None:
     """The reservation of a job in the queue lasts until the job runs, and no longer."""
     with play(retention=0) as world:
-        Producer(world, "a").calls()
+        Producer(world, "a", fails).calls()
         world.elapse(GRACE + 1)
         assert Producer(world, "x").calls().answer == Duplicate("a", "queued")
         runs(world, "a")
@@ -106,6 +107,20 @@ def test_a_call_after_a_crash(play: Play) -> None:
         quick.takes("b").finishes()
         world.ends()
         must_run(world, "a")
+
+
+@protects("answered", breaks="b is lost")
+def test_a_call_after_the_run_that_answers_an_older_call(play: Play) -> None:
+    """What changed after a run is worked in, though a job that it answers still waits."""
+    with play(retention=0) as world:
+        Producer(world, "a", is_dated=True).calls()
+        world.elapse(1)
+        world.calls("x", key="shared")
+        runs(world, "x")
+        world.elapse(1)
+        Producer(world, "b").calls()
+        world.ends()
+        must_run(world, "b")
 
 
 @protects("published", breaks="a is lost")

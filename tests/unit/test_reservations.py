@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from reliable_tasks.core.records import (
     Confirmation,
     Duplicate,
     Early,
+    Finished,
     Granted,
     Held,
     Record,
@@ -71,7 +73,7 @@ class TestTheLastMillisecond:
     def test_of_a_delay(self, left_ms: int, is_free: bool) -> None:
         """A job is due when its time comes."""
         before = record(waiting=waiting("mine", until_ms=NOW_MS + 9, due_ms=NOW_MS + left_ms))
-        _, answer = decisions.claim(before, claiming("mine"), NOW_US)
+        _, answer = decisions.claim(before, claiming("mine", turn=7), NOW_US)
 
         assert answer == (Granted(NOW_US) if is_free else Early(1))
 
@@ -83,6 +85,24 @@ class TestTheLastMillisecond:
         until_ms = NOW_MS + (left_ms if is_free else 50)
         assert before.waiting == waiting("mine", until_ms=until_ms)
         assert before.latest == (0 if is_free else 7)
+
+
+@pytest.mark.parametrize("before_us", [1, 0, -1, -999, -1_000])
+def test_who_will_be_answered_is_who_is_answered(before_us: int) -> None:
+    """A job makes no duplicates just if its claim will be answered by what ran before them."""
+    called_us = NOW_US - NOW_US % 1_000 - before_us
+    call = asking("other", delay_ms=40)
+    before, _ = reservations.reserve(record(job="x"), call, called_us)
+    before.state, before.outcome = State.DONE, b""
+    before.until_ms = NOW_MS + 40
+    later = asking()
+    later_us = (NOW_MS + 50) * 1_000
+
+    _, answer = reservations.reserve(copy(before), later, later_us)
+    turn = -(called_us + 1_000 * call.delay_ms)
+    _, claimed = decisions.claim(before, claiming("other", turn=turn), later_us)
+
+    assert isinstance(answer, Reserved) is isinstance(claimed, Finished) is (before_us > 0)
 
 
 class TestTurns:

@@ -651,6 +651,15 @@ class TestDebounce:
         assert record.waiting is not None
         return (record.waiting.due_ms - bench.clock.now_us() // 1_000) / 1_000
 
+    def test_what_others_wait_for(self, bench: UniqueBench, task: Any) -> None:
+        """A call with an id of its own runs at once, and an equal call is put off beside it."""
+        known = task.apply_async((1, "a"), task_id="known")
+        assert not task.delay(1, "a").duplicate
+        bench.work(1)
+
+        assert bench.ended[known.id] == ("SUCCESS", None)
+        assert self.due(bench) == 10
+
     def test_put_off_by_equal_calls(self, bench: UniqueBench, task: Any) -> None:
         """An equal call publishes nothing, and puts the run off, up to the limit."""
         task.delay(1, 5)
@@ -713,6 +722,17 @@ class TestThrottle:
         assert task.delay(1).id == first.id
         bench.clock.advance(11)
         assert not task.delay(1).duplicate
+
+    def test_window_of_a_slow_producer(self, bench: UniqueBench) -> None:
+        """The window is open before the message is published."""
+        task = bench.unique(throttle=60)
+        plan = task.plan((1,))
+        assert plan.ask is not None
+        [answer] = bench.store.reserve([plan.ask])
+        task.publish(plan, answer)
+        bench.work()
+
+        assert task.delay(1).id == plan.task_id
 
     def test_failed_publish_opens_no_window(self, bench: UniqueBench) -> None:
         """A call that was never published holds no other back."""
@@ -778,8 +798,8 @@ class TestEager:
 class TestReliance:
     """Whoever was told of a job has its run after the call."""
 
-    def test_reserved_job_runs(self, bench: UniqueBench) -> None:
-        """A run that ended before somebody relied on the waiting job does not answer that job."""
+    def test_job_that_will_be_answered(self, bench: UniqueBench) -> None:
+        """Nobody relies on a waiting job that a run of before answers."""
         task = bench.unique()
         bench.app.send_task(task.name, (1,))  # unreserved: it comes first
         first = task.delay(1)
@@ -787,8 +807,47 @@ class TestReliance:
         bench.work(1)
         bench.clock.advance(1)
 
-        assert task.delay(1).id == first.id
+        later = task.delay(1)
+        assert not later.duplicate
+        assert task.delay(1).id == later.id
         bench.work()
 
         assert bench.ran == [1, 1]
-        assert bench.ended[first.id] == ("SUCCESS", 1)
+        assert bench.ended[first.id] == bench.ended[later.id] == ("SUCCESS", 1)
+
+    def test_call_for_later(self, bench: UniqueBench) -> None:
+        """What was done before a job was due is no answer to it, and calls rely on the job."""
+        task = bench.unique()
+        bench.app.send_task(task.name, (1,))
+        late = task.apply_async((1,), countdown=10)
+        bench.clock.advance(1)
+        bench.work(1)
+        assert task.delay(1).id == late.id
+
+        bench.clock.advance(9)
+        bench.work()
+        assert bench.ended[late.id] == ("SUCCESS", 1)
+        assert bench.ran == [1, 1]
+
+    def test_duplicate_for_later(self, bench: UniqueBench) -> None:
+        """A call with an id of its own and an ETA is not answered by what was done before that."""
+        task = bench.unique()
+        task.delay(1)
+        late = task.apply_async((1,), task_id="known", countdown=10)
+        bench.clock.advance(1)
+        bench.work(1)
+
+        bench.clock.advance(9)
+        bench.work()
+        assert bench.ended[late.id] == ("SUCCESS", 1)
+        assert bench.ran == [1, 1]
+
+    def test_arguments_that_must_agree(self, bench: UniqueBench) -> None:
+        """A call that shares its key by mistake is not suppressed in silence."""
+
+        def body(task: Any, shop: int, version: int) -> int:
+            return version
+
+        task = bench.unique(body, idempotency_key=("shop",), same_payload=("version",))
+
+        assert [task.delay(1, version).duplicate for version in (1, 1, 2)] == [False, True, False]

@@ -92,9 +92,9 @@ class Waiting:
     job: str
     until_ms: int  # when the reservation is over
     turn: int  # places the reservations of one key in order
-    payload: str = ""  # digest of the arguments, where a later call may replace the job
-    due_ms: int = 0  # not to begin before
-    first_ms: int = 0  # the first of the calls that put each other off
+    payload: str = ""  # digest of the arguments that are compared with those of later calls
+    due_ms: int = 0  # when it is to run
+    first_ms: int = 0  # the first of the calls that put each other off; 0: it is not put off
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class Held:
 
     job: str
     until_ms: int
+    since_ms: int = 0  # when the job was reserved
 
 
 @dataclass(slots=True)
@@ -250,10 +251,13 @@ class Reservation:
         grace_ms: How long the reservation lasts unless it is confirmed, at least 1.
         latest: Whether the job takes the place of one that waits, instead of being its
             duplicate, and waits for one that runs.
-        payload: With *latest*: digest of the arguments; a job that waits with the same one
-            is not replaced.
-        delay_ms: With *latest*: run this long after the last call.
-        limit_ms: With *delay_ms*: but not later than this after the first; 0: however late.
+        payload: Digest of the arguments. With *latest*, of all: a job that waits with the same
+            one is not replaced. Else of those that jobs of one key must share, or ``""``: a job
+            with another one is not an equal one.
+        delay_ms: Run this long after the call; with *latest*, after the last call.
+        limit_ms: With *latest* and *delay_ms*: but not later than this after the first; 0: however
+            late.
+        hold_ms: As in `Confirmation`, but no longer than *grace_ms* until it is confirmed.
     """
 
     job: str
@@ -262,6 +266,7 @@ class Reservation:
     payload: str = ""
     delay_ms: int = 0
     limit_ms: int = 0
+    hold_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def _decide(
         record = Record(State.IDLE, ask.job, expires_ms=now_ms)
     if record.state not in _REASONS:  # quarantined, or of a newer release: never suppressed
         return record, Reserved(delay_ms=ask.delay_ms)
-    waiting = _waiting(record, now_ms)
+    waiting = _in_the_way(record, ask, now_ms)
     answer = _by_waiting(record, waiting, ask, now_ms)
     answer = answer or _by_window(record, ask, now_ms) or _by_state(record, ask, now_ms)
     return record, answer or _reserve(record, waiting, ask, now_us)
@@ -64,6 +64,24 @@ def _waiting(record: Record, now_ms: int) -> Waiting | None:
     return waiting if waiting is not None and now_ms < waiting.until_ms else None
 
 
+def _in_the_way(record: Record, ask: Reservation, now_ms: int) -> Waiting | None:
+    """Return the job that waits, unless the call needs a run beside it."""
+    waiting = _waiting(record, now_ms)
+    if waiting is None or waiting.job == ask.job:
+        return waiting
+    if ask.latest:  # who cannot be put off is passed over by those who are
+        is_passed_over = ask.delay_ms > 0 and waiting.first_ms == 0
+    else:
+        is_passed_over = _will_be_answered(record, waiting)
+    return None if is_passed_over else waiting
+
+
+def _will_be_answered(record: Record, waiting: Waiting) -> bool:
+    """Whether what ran after the job was called is its answer, as a claim decides it."""
+    is_kept = record.state is State.DONE and record.outcome is not None
+    return is_kept and waiting.due_ms < record.until_ms and waiting.payload == record.payload
+
+
 def _by_waiting(
     record: Record, waiting: Waiting | None, ask: Reservation, now_ms: int
 ) -> Reserved | Duplicate | None:
@@ -71,11 +89,20 @@ def _by_waiting(
         return None
     if waiting.job == ask.job:
         return Reserved(waiting.turn if ask.latest else 0, max(0, waiting.due_ms - now_ms))
-    if ask.latest and waiting.payload != ask.payload:
+    if not ask.latest:
+        return _unless_other(waiting.payload, ask, Duplicate(waiting.job, "queued"))
+    if waiting.payload != ask.payload:
         return None
     if ask.delay_ms:
         _put_off(record, waiting, ask, now_ms)
     return Duplicate(waiting.job, "queued")
+
+
+def _unless_other(payload: str, ask: Reservation, duplicate: Duplicate) -> Reserved | Duplicate:
+    """Return *duplicate*, unless arguments that must agree do not, which is judged when it runs."""
+    if payload and ask.payload and payload != ask.payload:
+        return Reserved(delay_ms=ask.delay_ms)
+    return duplicate
 
 
 def _put_off(record: Record, waiting: Waiting, ask: Reservation, now_ms: int) -> None:
@@ -87,7 +114,7 @@ def _put_off(record: Record, waiting: Waiting, ask: Reservation, now_ms: int) ->
 
 def _due_ms(ask: Reservation, first_ms: int, now_ms: int) -> int:
     due_ms = now_ms + ask.delay_ms
-    return min(due_ms, first_ms + ask.limit_ms) if ask.limit_ms else due_ms
+    return min(due_ms, first_ms + ask.limit_ms) if ask.limit_ms and first_ms else due_ms
 
 
 def _by_window(record: Record, ask: Reservation, now_ms: int) -> Duplicate | None:
@@ -103,7 +130,7 @@ def _by_state(record: Record, ask: Reservation, now_ms: int) -> Reserved | Dupli
         return Reserved(delay_ms=ask.delay_ms)  # a copy, which holds nothing of its own
     if not live or ask.latest:
         return None
-    return Duplicate(record.job, _REASONS[record.state])
+    return _unless_other(record.payload, ask, Duplicate(record.job, _REASONS[record.state]))
 
 
 def _is_over(record: Record, job: str) -> bool:
@@ -115,8 +142,10 @@ def _is_over(record: Record, job: str) -> bool:
 
 def _reserve(record: Record, waiting: Waiting | None, ask: Reservation, now_us: int) -> Reserved:
     now_ms = now_us // 1000
-    first_ms = now_ms if waiting is None else waiting.first_ms
-    last_turn = record.latest if waiting is None else max(record.latest, waiting.turn)
+    first_ms = 0
+    if ask.latest and ask.delay_ms:
+        first_ms = now_ms if waiting is None else waiting.first_ms
+    last_turn = record.latest if record.waiting is None else max(record.latest, record.waiting.turn)
     record.waiting = Waiting(
         ask.job,
         until_ms=now_ms + ask.grace_ms,
@@ -126,25 +155,26 @@ def _reserve(record: Record, waiting: Waiting | None, ask: Reservation, now_us: 
         first_ms=first_ms,
     )
     _keep_until(record, record.waiting.until_ms)
+    if ask.hold_ms:
+        record.held = Held(ask.job, now_ms + min(ask.hold_ms, ask.grace_ms), now_ms)
     turn = record.waiting.turn if ask.latest else 0
     return Reserved(turn, max(0, record.waiting.due_ms - now_ms))
 
 
 def confirm(record: Record | None, word: Confirmation, now_us: int) -> None:
-    """Lengthen the job's reservation, begin its window; see `Store.confirm`."""
+    """Lengthen the job's reservation and its window; see `Store.confirm`."""
     if record is None:
         return
     now_ms = now_us // 1000
-    turn = record.latest if record.job == word.job else 0
     waiting = _waiting(record, now_ms)
     if waiting is not None and waiting.job == word.job:
-        turn = waiting.turn
-        record.latest = max(record.latest, turn)
+        record.latest = max(record.latest, waiting.turn)
         until_ms = max(waiting.until_ms, now_ms + word.keep_ms)
         record.waiting = replace(waiting, until_ms=until_ms)
         _keep_until(record, until_ms)
-    if word.hold_ms and turn:
-        record.held = Held(word.job, turn // 1000 + word.hold_ms)
+    held = record.held
+    if word.hold_ms and held is not None and held.job == word.job:
+        record.held = replace(held, until_ms=held.since_ms + word.hold_ms)
         _keep_until(record, record.held.until_ms)
 
 
@@ -186,7 +216,7 @@ def early_or_replaced(
             record.state, record.until_ms = State.IDLE, now_ms
         return Superseded("replaced")
     waiting = _waiting(record, now_ms)
-    if waiting is None or waiting.job != job or now_ms >= waiting.due_ms:
+    if turn <= 0 or waiting is None or waiting.job != job or now_ms >= waiting.due_ms:
         return None
     return Early(waiting.due_ms - now_ms)
 

@@ -70,8 +70,8 @@ class Store(Protocol):
             abandoned: Earlier deliveries of *job* that are over, though the store may not
                 have heard of it. What they hold is free, and is no death.
             turn: What `reserve` gave the message: above 0, its place among the calls of the key;
-                a later one that was published takes it. Below 0, the time of the call in
-                microseconds, negated: a job that was done only after it answers it. 0: neither.
+                a later one that was published takes it. Below 0, when the call was due in
+                microseconds, negated: a job that was done only after that answers it. 0: neither.
 
         Returns:
             `Granted` if it may run; every other answer says why not.

@@ -145,7 +145,7 @@ class RedisStore:
 
     def reserve(self, asks: Sequence[tuple[str, Reservation]]) -> list[Reserved | Duplicate]:
         questions = [(key, _question(ask)) for key, ask in asks]
-        return [_reserved(reply) for reply in self._channel.run_each(load("reserve"), questions, 6)]
+        return [_reserved(reply) for reply in self._channel.run_each(load("reserve"), questions, 7)]
 
     def confirm(self, words: Sequence[tuple[str, Confirmation]]) -> None:
         told = [(key, pack(word.job, word.keep_ms, word.hold_ms)) for key, word in words]
@@ -221,7 +221,8 @@ def _answer(reply: Any) -> Answer:
 
 
 def _question(ask: Reservation) -> bytes:
-    return pack(ask.job, ask.grace_ms, int(ask.latest), ask.payload, ask.delay_ms, ask.limit_ms)
+    terms = (ask.grace_ms, int(ask.latest), ask.payload, ask.delay_ms, ask.limit_ms, ask.hold_ms)
+    return pack(ask.job, *terms)
 
 
 def _reserved(reply: Any) -> Reserved | Duplicate:
@@ -296,8 +297,8 @@ def _waiting(packed: str) -> Waiting:
 
 
 def _held(packed: str) -> Held:
-    until_ms, _, job = packed.partition("|")
-    return Held(job, int(until_ms))
+    until_ms, since_ms, job = packed.split("|", 2)
+    return Held(job, int(until_ms), int(since_ms))
 
 
 def _escaped(text: str) -> str:

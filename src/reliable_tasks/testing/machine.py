@@ -83,6 +83,7 @@ RESERVATIONS = st.builds(
     payload=PAYLOADS,
     delay_ms=st.sampled_from([0, 0, OVER_AT_ONCE_MS, HOUR_MS]),
     limit_ms=st.sampled_from([0, OVER_AT_ONCE_MS, HOUR_MS]),
+    hold_ms=st.sampled_from([0, 0, OVER_AT_ONCE_MS, 100 * HOUR_MS]),
 )
 CONFIRMATIONS = st.builds(
     Confirmation,
@@ -364,7 +365,9 @@ class StoreMachine(RuleBasedStateMachine):
         asked = [(self._key(name), ask) for name, ask in asks.items()]
         answers = [store.reserve(asked) for store in (self.model, self.store)]
         time.sleep(WAIT_S)
-        self.calls.append((answers[0][0].called_us, answers[1][0].called_us))
+        delay_us = 1_000 * asked[0][1].delay_ms
+        model_us, store_us = (each[0].called_us + delay_us for each in answers)
+        self.calls.append((model_us, store_us))
         for name, expected, got in zip(asks, *answers, strict=True):
             if isinstance(expected, Reserved) and isinstance(got, Reserved):
                 assert abs(expected.delay_ms - got.delay_ms) < CLOSE_MS
@@ -476,7 +479,8 @@ class StoreMachine(RuleBasedStateMachine):
         got.latest = expected.latest
         if expected.held is not None and got.held is not None:
             until_ms = _if_close(got.held.until_ms, expected.held.until_ms)
-            got.held = replace(got.held, until_ms=until_ms)
+            since_ms = _if_close(got.held.since_ms, expected.held.since_ms)
+            got.held = replace(got.held, until_ms=until_ms, since_ms=since_ms)
 
 
 def _recent(known: list[tuple[int, int]], at: int) -> tuple[int, int]:

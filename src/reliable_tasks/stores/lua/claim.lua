@@ -1,7 +1,7 @@
 -- claim: may this delivery of a job run? One atomic step; see core/decisions.py for the table.
 -- KEYS[1] the record
 -- ARGV[1] lease, ms  [2] horizon, ms  [3] max_crashes  [4] delivery  [5] job  [6] line  [7] payload
---     [8] turn, 0 for none, or the time of the call in us, negated
+--     [8] turn, 0 for none, or when the call was due in us, negated
 --     [9...] earlier deliveries of the job that are over; left out, as is the turn, if there is none
 -- Returns {1, token, crashes} granted         {2, remaining ms, same job, newer} busy
 --         {3, state, same job, replays, retention left in ms, outcome or nil} finished
@@ -153,13 +153,13 @@ if turn > 0 and turn < highest then
   if same and state == "T" then redis.call("HSET", key, "s", "I", "u", now_ms) end
   return { 4, "replaced" }
 end
-if waiting and waiting.job == job and now_ms < waiting.till and now_ms < waiting.due then
+if turn > 0 and waiting and waiting.job == job and now_ms < waiting.till and now_ms < waiting.due then
   return { 8, waiting.due - now_ms }
 end
 if state == "Q" then return { 5, crashes } end
 if turn < 0 and not same and state == "D" and -turn < till * 1000 and (paid or "") == payload then
   local outcome = redis.call("HGET", key, "o")
-  if outcome then -- called before the job that ran was done, or while it is kept
+  if outcome then -- due before the job that ran was done, or while it is kept
     wait_no_longer()
     return { 3, state, 0, 0, math.max(0, left_ms), outcome }
   end

@@ -1,6 +1,6 @@
 -- reservations: which job of the key waits, and whose window holds others back.
--- w = "until|turn|due|first|payload|job" is the job that waits, h = "until|job" the window, and l the
--- highest turn that was published or has begun.
+-- w = "until|turn|due|first|payload|job" is the job that waits, h = "until|since|job" the window, and
+-- l the highest turn that was published or has begun.
 local function read_waiting(packed)
   if not packed then return nil end
   local till, turn, due, first, payload, job =
@@ -16,8 +16,12 @@ end
 
 local function read_window(packed)
   if not packed then return nil end
-  local till, job = string.match(packed, "^(%d+)|(.*)$")
-  return { till = tonumber(till), job = job }
+  local till, since, job = string.match(packed, "^(%d+)|(%d+)|(.*)$")
+  return { till = tonumber(till), since = tonumber(since), job = job }
+end
+
+local function write_window(window)
+  redis.call("HSET", key, "h", string.format("%.0f|%.0f|", window.till, window.since) .. window.job)
 end
 
 -- How long the record must be kept for them, from now.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from reliable_tasks.core.records import (
     Confirmation,
     Duplicate,
+    Finished,
     Granted,
     Reservation,
     Reserved,
@@ -15,6 +18,7 @@ from reliable_tasks.core.records import (
     Superseded,
 )
 from reliable_tasks.testing.contract.support import (
+    CLOSE_MS,
     HORIZON_MS,
     KEEP_MS,
     LEASE_MS,
@@ -119,6 +123,66 @@ class Publishing(Fixtures):
         token = key.start("a2") if key.store.forget(key.key) else 0
         key.settle(token, "a2", state=State.FAILED, keep_ms=KEEP_MS)
         assert key.reserve("b") == Duplicate("a2", "failed")
+
+    def test_who_will_be_answered_makes_nobody_a_duplicate(self, key: OneKey) -> None:
+        """What was done after a job was called answers it; a later call has a run of its own."""
+        early = key.reserve("a")
+        key.confirm("a")
+        key.elapse(ms=1)
+        key.run("x", data=b"of x", keep_ms=SOON_MS)
+        assert key.reserve("b") == Duplicate("x", "done")
+        key.elapse(ms=2 * SOON_MS)
+
+        call = key.reserve("b")
+        assert isinstance(call, Reserved)
+        key.confirm("b")
+        assert key.reserve("c") == Duplicate("b", "queued")
+        answer = key.claim("a", turn=-early.called_us)
+        assert answer == Finished(State.DONE, b"of x", same_job=False)
+        assert key.reserve("c") == Duplicate("b", "queued")
+        assert key.claim("b", turn=-call.called_us) == Granted(key.record.token, 0)
+
+    @pytest.mark.parametrize("outcome", [{"state": State.FAILED, "data": b"error"}, {"data": None}])
+    def test_who_will_run_makes_duplicates(self, key: OneKey, outcome: dict[str, Any]) -> None:
+        """After a failure, or a result that was not kept, the job that waits still runs."""
+        key.publish("a")
+        key.elapse(ms=1)
+        key.run("x", keep_ms=0, **outcome)
+        key.elapse(ms=SOON_MS)
+
+        assert key.reserve("b") == Duplicate("a", "queued")
+
+    def test_who_is_due_later_makes_duplicates(self, key: OneKey) -> None:
+        """A job with an ETA is not answered by what was done before it, and holds its key."""
+        key.publish("a", delay_ms=KEEP_MS)
+        key.run("x", data=b"of x", keep_ms=0)
+        key.elapse(ms=SOON_MS)
+
+        assert key.reserve("b") == Duplicate("a", "queued")
+
+    def test_who_is_asked_about_again_is_answered_the_same(self, key: OneKey) -> None:
+        """A question whose reply was lost changes nothing, whatever ran since."""
+        key.reserve("a")
+        key.elapse(ms=1)
+        key.run("x", data=b"of x", keep_ms=0)
+        key.elapse(ms=SOON_MS)
+        before = key.record
+
+        assert key.reserve("a") == Reserved()
+        assert same(key.record, before)
+
+    @pytest.mark.parametrize("begins", [False, True])
+    def test_arguments_that_must_agree_and_do_not(self, key: OneKey, begins: bool) -> None:
+        """A call that is no equal one is published without a place, and judged when it runs."""
+        key.publish("a", payload="p")
+        if begins:
+            key.start("a", payload="p")
+        before = key.record
+
+        assert key.reserve("b", payload="q") == Reserved()
+        assert same(key.record, before)
+        assert isinstance(key.reserve("c", payload="p"), Duplicate)
+        assert isinstance(key.reserve("d"), Duplicate)
 
     def test_a_job_that_was_given_back_answers_while_it_is_on_its_way(self, key: OneKey) -> None:
         """An execution that puts its message back keeps the key until a worker has it again."""
@@ -254,6 +318,36 @@ class Publishing(Fixtures):
         assert key.reserve("b") == Duplicate("a", "held")
         assert key.is_kept_for(KEEP_MS)
 
+    def test_a_window_begins_before_the_publish(self, key: OneKey) -> None:
+        """A job that ran before its producer could say that it is published has its window."""
+        key.reserve("a", hold_ms=KEEP_MS)
+        token = key.start("a")
+        key.settle(token, "a")
+
+        assert key.reserve("b") == Duplicate("a", "held")
+        key.confirm("a", hold_ms=KEEP_MS)
+        held = key.record.held
+        assert held is not None
+        assert abs(held.until_ms - key.now_ms - KEEP_MS) < CLOSE_MS
+
+    def test_a_producer_that_died_holds_nobody_beyond_its_grace(self, key: OneKey) -> None:
+        """The window of a job that may not have been published ends with its reservation."""
+        key.run("x")
+        key.reserve("a", grace_ms=SOON_MS, hold_ms=KEEP_MS)
+        key.elapse(ms=2 * SOON_MS)
+
+        assert key.reserve("b") == Reserved()
+
+    def test_a_confirmation_takes_no_window_away(self, key: OneKey) -> None:
+        """A producer slower than its grace leaves the window of the job that came after."""
+        key.run("a")
+        key.unreserve("a")
+        key.publish("b", hold_ms=KEEP_MS)
+        before = key.record
+        key.confirm("a", hold_ms=2 * KEEP_MS)
+
+        assert same(key.record, before)
+
     def test_a_window_ends(self, key: OneKey) -> None:
         """After the window the key is free."""
         key.publish("a", hold_ms=SOON_MS)
@@ -264,7 +358,7 @@ class Publishing(Fixtures):
 
     def test_a_window_begins_with_the_call(self, key: OneKey) -> None:
         """A confirmation that comes when the job already ran counts from the reservation."""
-        key.reserve("a")
+        key.reserve("a", hold_ms=KEEP_MS)
         token = key.start("a")
         key.confirm("a", hold_ms=KEEP_MS)
         key.confirm("a", hold_ms=KEEP_MS)

@@ -163,7 +163,7 @@ class OneKey:
         self, job: str = "job", *, keep_ms: int = KEEP_MS, hold_ms: int = 0, **terms: Any
     ) -> int:
         """Reserve and confirm, as if it was published; returns its turn."""
-        answer = self.reserve(job, **terms)
+        answer = self.reserve(job, hold_ms=hold_ms, **terms)
         assert isinstance(answer, Reserved)
         self.confirm(job, keep_ms=keep_ms, hold_ms=hold_ms)
         return answer.turn

@@ -83,7 +83,7 @@ class Turns(Fixtures):
         key.publish("a", latest=True, payload="1")
 
         assert key.reserve("b", latest=True, payload="1") == Duplicate("a", "queued")
-        assert key.reserve("c", payload="2") == Duplicate("a", "queued")
+        assert key.reserve("c") == Duplicate("a", "queued")
 
     def test_one_runs_and_one_waits(self, key: OneKey) -> None:
         """A change that comes while the job runs is published, once for the same arguments."""
@@ -237,8 +237,39 @@ class Turns(Fixtures):
     def test_a_delay_ends_with_its_reservation(self, key: OneKey) -> None:
         """A job whose reservation is over is put off by nobody."""
         key.run("x")
-        key.reserve("a", latest=True, grace_ms=SOON_MS, delay_ms=KEEP_MS)
+        answer = key.reserve("a", latest=True, grace_ms=SOON_MS, delay_ms=KEEP_MS)
+        assert isinstance(answer, Reserved)
         key.elapse(ms=2 * SOON_MS)
+
+        assert key.claim("a", turn=answer.turn) == Granted(key.record.token, 0)
+
+    def test_what_must_run_is_never_put_off(self, key: OneKey) -> None:
+        """A job that others wait for is passed over by calls that are put off."""
+        key.publish("a", latest=True, payload="1")
+        turn = key.publish("b", latest=True, payload="1", delay_ms=KEEP_MS)
+
+        assert turn > 0
+        assert key.reserve("c", latest=True, payload="1", delay_ms=KEEP_MS) == Duplicate(
+            "b", "queued"
+        )
+        key.settle(key.start("a"), "a")
+        assert early_ms(key, "b") == pytest.approx(KEEP_MS, abs=CLOSE_MS)
+
+    def test_what_must_run_takes_the_place_of_a_job_that_is_put_off(self, key: OneKey) -> None:
+        """Older arguments do not take effect after newer ones; the next burst begins anew."""
+        terms = {"latest": True, "delay_ms": KEEP_MS, "limit_ms": 2 * KEEP_MS}
+        first = key.publish("a", payload="1", **terms)
+        key.publish("b", latest=True, payload="2")
+        assert key.claim("a", turn=first) == REPLACED
+
+        answer = key.reserve("c", payload="2", **terms)
+        assert isinstance(answer, Reserved)
+        assert answer.delay_ms == KEEP_MS
+        assert key.claim("b") == Granted(key.record.token, 0)
+
+    def test_a_message_without_a_turn_is_not_put_off(self, key: OneKey) -> None:
+        """Only what later calls may replace waits for them."""
+        key.publish("a", latest=True, delay_ms=KEEP_MS)
 
         assert key.claim("a") == Granted(key.record.token, 0)
 
@@ -271,6 +302,15 @@ class Turns(Fixtures):
         assert key.claim("b", turn=-call.called_us) == Granted(key.record.token, 0)
         assert key.record.latest > 0
 
+    def test_a_call_for_later_is_not_answered_by_what_was_done_before(self, key: OneKey) -> None:
+        """The time of a call that is put off by its caller is when it is due."""
+        call = key.reserve("a", delay_ms=KEEP_MS)
+        key.run("x", data=b"of x", keep_ms=0)
+        key.elapse(ms=SOON_MS)
+        turn = -(call.called_us + 1_000 * KEEP_MS)
+
+        assert key.claim("a", turn=turn) == Granted(key.record.token, 0)
+
     @pytest.mark.parametrize("outcome", [{"state": State.FAILED, "data": b"error"}, {"data": None}])
     def test_only_a_result_answers_a_call(self, key: OneKey, outcome: dict[str, Any]) -> None:
         """After a failure, or a result that was not kept, the duplicate runs itself."""
@@ -302,7 +342,9 @@ class Turns(Fixtures):
 
 def early_ms(key: OneKey, job: str) -> int:
     """The milliseconds that *job* is told to wait, twice the same."""
-    first, second = (key.claim(job, delivery="early") for _ in range(2))
+    waiting = key.record.waiting
+    assert waiting is not None
+    first, second = (key.claim(job, delivery="early", turn=waiting.turn) for _ in range(2))
     assert isinstance(first, Early)
     assert isinstance(second, Early)
     assert abs(first.remaining_ms - second.remaining_ms) < CLOSE_MS
