@@ -77,7 +77,8 @@ def one_life(store: Store, name: str) -> None:
 
 def published(store: Store, *keys: str) -> None:
     """Take records through what producers ask and say."""
-    asks = [(key, Reservation("job", 20_000, latest=True)) for key in keys]
+    ask = Reservation("job", 20_000, latest=True, hold_ms=HORIZON_MS)
+    asks = [(key, ask) for key in keys]
     for _ in range(3):  # the first confirmation of a channel is awaited, others are not
         reserved = store.reserve(asks)
         assert all(isinstance(answer, Reserved) for answer in reserved)
