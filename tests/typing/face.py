@@ -103,8 +103,8 @@ def an_app(app: Any) -> None:
     setup(app, settings={})
 
 
-def publishes_many(tasks: list[Durable]) -> list[Exception]:
-    publications = publish_many(task.s(1, cents=2) for task in tasks)
+def publishes_many(signatures: list[Any]) -> list[Exception]:
+    publications = publish_many(signatures)
     assert_type(publications, list[Publication])
     assert_type(publications[0].duplicate, bool)
     assert_type(publications[0].is_uncertain, bool)
