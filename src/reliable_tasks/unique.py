@@ -239,7 +239,7 @@ class UniqueTask(IdempotentTask):
         Raises:
             DuplicateJob: An equal job was there, and ``on_duplicate="raise"``.
             UnserializableArguments: A key cannot be made of the arguments.
-            ConfigurationError: No store can be found in the settings, or the call has an ETA and
+            ConfigurationError: No store can be found in the settings, or the call has a time of its own and
                 the task a ``debounce``.
         """
         call = {**options, "link": link, "link_error": link_error, "shadow": shadow}
@@ -359,11 +359,8 @@ class UniqueTask(IdempotentTask):
             )
         if not suppressible:
             return Reservation(task_id, grace_ms, latest=True, payload=self._payload(call))
-        if uniqueness.debounce_ms and (call.get("countdown") or call.get("eta")):
-            raise ConfigurationError(
-                "countdown, eta: expected neither on a task with debounce, which says itself when "
-                "the call is to run. Leave it out of the call, or the debounce out of the task."
-            )
+        if uniqueness.debounce_ms:
+            self._check_times(call)
         return Reservation(
             task_id,
             grace_ms,
@@ -372,6 +369,17 @@ class UniqueTask(IdempotentTask):
             delay_ms=uniqueness.debounce_ms,
             limit_ms=uniqueness.limit_ms,
         )
+
+    def _check_times(self, call: Mapping[str, Any]) -> None:
+        """Refuse a time of the call's own: later calls move the one that debounce has set."""
+        times = {"expires": self.expires, **call}
+        own = [name for name in ("countdown", "eta", "expires") if times.get(name)]
+        if own:
+            raise ConfigurationError(
+                f"{', '.join(own)}: expected neither countdown, eta nor expires on a task with "
+                "debounce, which says itself when the call is to run and is put off by later calls. "
+                "Leave it out of the call, or the debounce out of the task."
+            )
 
     def _payload(self, call: Mapping[str, Any]) -> str:
         """Return a digest of all arguments, which equal keys need not share."""

@@ -695,10 +695,11 @@ class TestDebounce:
         assert bench.ran == [6]
         assert replaced.state == "REVOKED"
 
-    def test_delay_of_its_own(self, bench: UniqueBench, task: Any) -> None:
-        """A call cannot say when it is to run, for the task does."""
-        with pytest.raises(ConfigurationError, match="countdown, eta: expected neither"):
-            task.apply_async((1, 5), countdown=3)
+    @pytest.mark.parametrize("option", ["countdown", "eta", "expires"])
+    def test_time_of_its_own(self, bench: UniqueBench, task: Any, option: str) -> None:
+        """A call cannot say when it is to run, or until when, for the task and later calls do."""
+        with pytest.raises(ConfigurationError, match=f"^{option}: expected neither"):
+            task.apply_async((1, 5), **{option: 3})
 
     def test_awaited_call_runs_at_once(self, bench: UniqueBench, task: Any) -> None:
         """What others wait for is not put off."""
