@@ -239,8 +239,8 @@ class UniqueTask(IdempotentTask):
         Raises:
             DuplicateJob: An equal job was there, and ``on_duplicate="raise"``.
             UnserializableArguments: A key cannot be made of the arguments.
-            ConfigurationError: No store can be found in the settings, or the call has a time of its own and
-                the task a ``debounce``.
+            ConfigurationError: No store can be found in the settings, or the call has a time of
+                its own and the task a ``debounce``.
         """
         call = {**options, "link": link, "link_error": link_error, "shadow": shadow}
         ticket = None if task_id is not None else self._ticket()
@@ -377,7 +377,7 @@ class UniqueTask(IdempotentTask):
         if own:
             raise ConfigurationError(
                 f"{', '.join(own)}: expected neither countdown, eta nor expires on a task with "
-                "debounce, which says itself when the call is to run and is put off by later calls. "
+                "debounce, which says itself when a call runs and lets later ones put it off. "
                 "Leave it out of the call, or the debounce out of the task."
             )
 

@@ -93,6 +93,7 @@ class TestDuplicates:
         assert len({each.id for each in results}) == 1
         assert [each.duplicate for each in results].count(False) == 1
         united.read(label)
+        united.ran(label)
         united.drained(label)
         assert united.ledger.counts()[label] == 1
 
