@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from reliable_tasks.testing import WorkerProcess
-from tests.integration.apps.unique import battered, battered_last
-from tests.integration.uniting import APP, Unique
+from reliable_tasks.testing import WorkerProcess, eventually
+from tests.integration.apps.unique import battered, battered_last, work
+from tests.integration.uniting import APP, TIMEOUT, Unique, answer
 
 SECONDS = 8.0
 KEYS = 4
@@ -70,3 +70,29 @@ def test_storm(united: Unique, label: str, task: Any) -> None:
         no_two_at_once(united, key)
         if task is battered_last:
             assert effects[-1].details["version"] == last[key]
+
+
+def test_worker_is_killed(united: Unique, label: str) -> None:
+    """After the lease of a dead worker a new call runs, and its job's copy beside it never."""
+    with WorkerProcess(APP, queues=[label], concurrency=1, env=united.env) as other:
+        first = work.apply_async((label, 3.0), queue=label)
+        united.began(label)
+        other.kill()
+    killed = time.monotonic()
+
+    result = eventually(lambda: _fresh(label), timeout=TIMEOUT)
+
+    assert time.monotonic() - killed < 4
+    united.began(label, 2)
+    united.read(label)
+    assert answer(result) == result.id
+    answer(first)
+    united.drained(label)
+    kinds = [each.kind for each in united.ledger.entries() if each.job == label]
+    assert kinds == ["begun", "begun", "effect"]
+
+
+def _fresh(label: str) -> Any:
+    """The result of a call that is no duplicate, or nothing."""
+    result = work.delay(label, 3.0)
+    return None if result.duplicate else result

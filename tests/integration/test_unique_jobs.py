@@ -12,7 +12,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from reliable_tasks import DuplicateJob, Quarantined, UniqueTask
-from reliable_tasks.testing import WorkerProcess, eventually, valkey_server
+from reliable_tasks.testing import eventually, valkey_server
 from tests.integration.apps import unique
 from tests.integration.apps.unique import (
     GRACE,
@@ -25,7 +25,7 @@ from tests.integration.apps.unique import (
     throttled,
     work,
 )
-from tests.integration.uniting import APP, TIMEOUT, Unique, answer
+from tests.integration.uniting import TIMEOUT, Unique, answer
 
 pytestmark = pytest.mark.hooks
 
@@ -295,22 +295,3 @@ class TestExecution:
             with pytest.raises(Quarantined):
                 answer(each)
         assert united.ledger.counts("begun")[label] == 1
-
-    def test_worker_is_killed(self, united: Unique, label: str) -> None:
-        """After the lease of a dead worker a new call runs, and its job's copy beside it never."""
-        with WorkerProcess(APP, queues=[label], concurrency=1, env=united.env) as other:
-            first = work.apply_async((label, 3.0), queue=label)
-            united.began(label)
-            other.kill()
-        killed = time.monotonic()
-
-        result = eventually(lambda: fresh(work, label, 3.0), timeout=TIMEOUT)
-
-        assert time.monotonic() - killed < 4
-        united.began(label, 2)
-        united.read(label)
-        assert answer(result) == result.id
-        answer(first)
-        united.drained(label)
-        kinds = [each.kind for each in united.ledger.entries() if each.job == label]
-        assert kinds == ["begun", "begun", "effect"]

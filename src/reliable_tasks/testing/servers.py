@@ -137,8 +137,8 @@ class Server:
     Args:
         binary: The server program.
         port: Port on 127.0.0.1; a free one is found if left out.
-        appendonly: Keep every acknowledged write over `kill` and `restart`.
-            Without it nothing is kept.
+        appendonly: Keep every acknowledged write over `kill` and `restart` of the server, as
+            long as the machine lives. Without it nothing is kept.
         password: Password of the default user.
         acl: Lines of an ACL file. `url` and `client` then log in as a further
             user who may do all, so that the test can always look inside.
@@ -175,6 +175,7 @@ class Server:
             f"dir {self.directory}",
             'save ""',
             f"appendonly {'yes' if appendonly else 'no'}",
+            "appendfsync no",  # "everysec" answers before it writes while an earlier fsync lasts
             f"databases {DATABASES}",
             *(self._tls_lines() if tls else [f"port {self.port}"]),
             *([f"requirepass {password}"] if password else []),
