@@ -26,7 +26,7 @@ EVERYDAY = (
     "not chaos and not property_long",
 )
 # Most tests wait for real servers and workers; a file stays with one process, as its workers do.
-SIDE_BY_SIDE = ("-n", "8", "--dist", "loadfile")
+SIDE_BY_SIDE = ("-n", "6", "--dist", "loadfile")
 # What could differ from one Python or Celery to the next, without the long integration tests.
 QUICKER = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
 

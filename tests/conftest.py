@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,10 @@ from celery import _state
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester", "reliable_tasks.testing.fixtures"]
+
+# Started in the background, the tests would hand an ignored SIGINT on to all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure; `--hypothesis-profile=long` is what `nox -s property` runs.
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
