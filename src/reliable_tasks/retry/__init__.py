@@ -1,0 +1,3 @@
+"""Retry and backoff: tenacity's vocabulary, Celery's queue."""
+
+from __future__ import annotations
