@@ -12,6 +12,7 @@ from reliable_tasks.core.records import (
 from reliable_tasks.core.store import Store
 from reliable_tasks.testing.contract.support import (
     CLOSE_MS,
+    GRACE_MS,
     HOP,
     HORIZON_MS,
     KEEP_MS,
@@ -32,7 +33,7 @@ class Leases(Fixtures):
 
     def test_a_lease_is_lengthened_from_now(self, key: OneKey) -> None:
         """Renewal sets the end of the lease, and the record outlives it by the horizon."""
-        token = key.start(lease_ms=SOON_MS, horizon_ms=SOON_MS)
+        token = key.start(lease_ms=SOON_MS, horizon_ms=GRACE_MS)
         asked_ms = key.now_ms
         assert key.renew(token)
 

@@ -19,6 +19,7 @@ from reliable_tasks.core.records import (
 )
 from reliable_tasks.testing.contract.support import (
     CLOSE_MS,
+    GRACE_MS,
     HORIZON_MS,
     KEEP_MS,
     LEASE_MS,
@@ -84,12 +85,25 @@ class Publishing(Fixtures):
         assert key.record.waiting is None
 
     def test_a_producer_that_died_blocks_for_its_grace(self, key: OneKey) -> None:
-        """A reservation that nobody confirmed ends by itself."""
+        """A reservation that nobody confirmed blocks until its grace is over, and no longer."""
+        first_us = key.reserve("a", grace_ms=GRACE_MS).called_us
+        answers = [key.reserve("b")]
+        while isinstance(answers[-1], Duplicate):
+            key.elapse(ms=GRACE_MS // 10)
+            answers.append(key.reserve("b"))
+
+        blocked = [answer.called_us - first_us < GRACE_MS * 1_000 for answer in answers[:-1]]
+        assert answers[-1].called_us - first_us > (GRACE_MS - 1) * 1_000
+        assert answers[-1] == Reserved()
+        assert blocked
+        assert all(blocked)
+
+    def test_a_producer_that_died_leaves_no_record(self, key: OneKey) -> None:
+        """Nothing remains of a reservation that nobody confirmed."""
         key.reserve("a", grace_ms=SOON_MS)
         key.elapse(ms=2 * SOON_MS)
 
         assert key.store.peek(key.key) is None
-        assert key.reserve("b") == Reserved()
 
     def test_a_reservation_ends_beside_what_runs(self, key: OneKey) -> None:
         """A record that stays for other reasons forgets its reservation all the same."""
@@ -128,9 +142,8 @@ class Publishing(Fixtures):
         early = key.reserve("a")
         key.confirm("a")
         key.elapse(ms=1)
-        key.run("x", data=b"of x", keep_ms=SOON_MS)
-        assert key.reserve("b") == Duplicate("x", "done")
-        key.elapse(ms=2 * SOON_MS)
+        key.run("x", data=b"of x", keep_ms=0)
+        key.elapse(ms=SOON_MS)
 
         call = key.reserve("b")
         assert isinstance(call, Reserved)
@@ -140,6 +153,14 @@ class Publishing(Fixtures):
         assert answer == Finished(State.DONE, b"of x", same_job=False)
         assert key.reserve("c") == Duplicate("b", "queued")
         assert key.claim("b", turn=-call.called_us) == Granted(key.record.token, 0)
+
+    def test_what_is_done_answers_in_the_place_of_who_waits(self, key: OneKey) -> None:
+        """Within the retention a call is told of the job that ran, not of one it will answer."""
+        key.publish("a")
+        key.elapse(ms=1)
+        key.run("x", data=b"of x", keep_ms=KEEP_MS)
+
+        assert key.reserve("b") == Duplicate("x", "done")
 
     @pytest.mark.parametrize("outcome", [{"state": State.FAILED, "data": b"error"}, {"data": None}])
     def test_who_will_run_makes_duplicates(self, key: OneKey, outcome: dict[str, Any]) -> None:
@@ -259,9 +280,9 @@ class Publishing(Fixtures):
 
     def test_a_confirmed_reservation_lasts(self, key: OneKey) -> None:
         """What is in the broker holds its key as long as it may wait there."""
-        key.reserve("a", grace_ms=SOON_MS)
+        key.reserve("a", grace_ms=GRACE_MS)
         key.confirm("a", keep_ms=KEEP_MS)
-        key.elapse(ms=2 * SOON_MS)
+        key.elapse(ms=GRACE_MS + SOON_MS)
 
         assert key.reserve("b") == Duplicate("a", "queued")
         assert key.is_kept_for(KEEP_MS)
@@ -311,8 +332,8 @@ class Publishing(Fixtures):
 
     def test_a_window_outlasts_the_reservation(self, key: OneKey) -> None:
         """The record is kept for its window, however soon the job is due."""
-        key.publish("a", grace_ms=SOON_MS, keep_ms=SOON_MS, hold_ms=KEEP_MS)
-        key.elapse(ms=2 * SOON_MS)
+        key.publish("a", grace_ms=GRACE_MS, keep_ms=SOON_MS, hold_ms=KEEP_MS)
+        key.elapse(ms=GRACE_MS + SOON_MS)
 
         assert key.reserve("b") == Duplicate("a", "held")
         assert key.is_kept_for(KEEP_MS)
@@ -346,6 +367,16 @@ class Publishing(Fixtures):
         key.confirm("a", hold_ms=2 * KEEP_MS)
 
         assert same(key.record, before)
+
+    def test_a_confirmation_without_a_window_shortens_none(self, key: OneKey) -> None:
+        """A deploy that takes the window away leaves those that are open."""
+        key.reserve("a", hold_ms=KEEP_MS)
+        before = key.record.held
+        key.confirm("a")
+
+        assert key.record.held == before
+        key.settle(key.start("a"), "a")
+        assert key.reserve("b") == Duplicate("a", "held")
 
     def test_a_window_ends(self, key: OneKey) -> None:
         """After the window the key is free."""

@@ -35,6 +35,7 @@ LEASE_MS = 600_000  # for ever, as far as a test is concerned
 HORIZON_MS = 36_000_000
 KEEP_MS = 6_000_000
 SOON_MS = 4  # over once a test has let time pass
+GRACE_MS = 250  # over after that too, but not before the next question of a busy machine
 CLOSE_MS = 60_000  # how far two readings of a clock may be apart
 RETRY = line_of(1, 0)
 HOP = line_of(0, 1)
