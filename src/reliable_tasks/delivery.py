@@ -19,7 +19,12 @@ from reliable_tasks.core.header import Header
 from reliable_tasks.core.records import HOPS_PER_RETRY, Outcome, State
 from reliable_tasks.deadletter import letter_of
 from reliable_tasks.leases import Lease
-from reliable_tasks.publish import publish_successor, send_attached, send_failure
+from reliable_tasks.publish import (
+    longest_wait_ms,
+    publish_successor,
+    send_attached,
+    send_failure,
+)
 from reliable_tasks.shield import SoftLimitShield
 
 __all__ = ("SLOT", "Delivery", "Execution", "Identity", "keeps_result")
@@ -30,8 +35,6 @@ SLOT = "_reliable_tasks"
 """Where a request remembers that it is being executed under a guard."""
 
 CHORD_CLAIM_MARGIN = 1.0  # seconds
-DEFAULT_VISIBILITY_TIMEOUT = 3_600.0
-DEFAULT_CONSUMER_TIMEOUT = 1_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +112,7 @@ class Delivery:
 
     @property
     def longest_wait_ms(self) -> int | None:
-        """Half of the time for which the broker leaves an unacknowledged message alone."""
-        conf = self.task.app.conf
-        options = conf.broker_transport_options or {}
-        timeout = options.get("visibility_timeout") or DEFAULT_VISIBILITY_TIMEOUT
-        return round(min(timeout, DEFAULT_CONSUMER_TIMEOUT) * 500)
+        return longest_wait_ms(self.task.app)
 
     def run(self, lease: Lease) -> Any:
         execution = self._request.__dict__[SLOT] = Execution(lease, self)

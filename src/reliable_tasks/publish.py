@@ -1,24 +1,31 @@
-"""What the guard publishes: successors of a message, and what hangs on one."""
+"""What a delivery publishes: its successors, its retries, and what hangs on it."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from time import sleep
+from typing import Any, NoReturn
 
 from celery.canvas import maybe_signature
+from celery.exceptions import Reject
 from celery.utils import uuid
 from kombu.exceptions import EncodeError, SerializationError
 
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.errors import ReliableTasksError, StoreUnavailable
+from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE
 from reliable_tasks.message import Unsendable
 
 __all__ = (
+    "countdown_of",
     "freeze",
+    "give_back",
     "is_hopeless",
+    "longest_wait_ms",
     "members",
+    "publish_retry",
     "publish_successor",
     "send_attached",
     "send_failure",
@@ -26,6 +33,9 @@ __all__ = (
 )
 
 logger = logging.getLogger("reliable_tasks")
+
+DEFAULT_VISIBILITY_TIMEOUT = 3_600.0
+DEFAULT_CONSUMER_TIMEOUT = 1_800.0
 
 _PICKLE = {"pickle", "application/x-python-serialize"}
 _HOPELESS = (SerializationError, TypeError, ValueError, LookupError, ReliableTasksError)
@@ -44,20 +54,64 @@ def publish_successor(
         wait_ms: Milliseconds; whole seconds where the queue takes no less.
         abandoned: Deliveries that are over, though the store may not have heard of it.
     """
-    successor = task.signature_from_request(
+    headers = {**(request.headers or {}), NAME: header.next_hop(abandoned).encode()}
+    _publish_again(task, request, wait_ms, retries=request.retries, headers=headers)
+
+
+def publish_retry(task: Any, request: Any, wait_ms: int, headers: Mapping[str, Any]) -> Any:
+    """
+    Publish the same message again, one retry on, to be run in *wait_ms*.
+
+    Args:
+        task: The message's task.
+        request: Its `celery.app.task.Context`.
+        wait_ms: Milliseconds; whole seconds where the queue takes no less.
+        headers: Headers that take the place of the message's own.
+
+    Returns:
+        The signature that was published.
+    """
+    headers = {**(request.headers or {}), **headers}
+    return _publish_again(task, request, wait_ms, retries=request.retries + 1, headers=headers)
+
+
+def _publish_again(
+    task: Any, request: Any, wait_ms: int, *, retries: int, headers: Mapping[str, Any]
+) -> Any:
+    copy = task.signature_from_request(
         request,
-        countdown=_countdown(task.app, request, wait_ms),
-        retries=request.retries,
-        headers={**(request.headers or {}), NAME: header.next_hop(abandoned).encode()},
+        countdown=countdown_of(task.app, wait_ms / 1_000),
+        retries=retries,
+        headers=headers,
         add_to_parent=False,
         **shown_arguments(request),
     )
     try:
-        successor.apply_async()
+        copy.apply_async()
     except EncodeError:  # the message came in another form than the task's own
         if not _PICKLE & set(task.app.conf.accept_content):
             raise
-        successor.apply_async(serializer="pickle")
+        copy.apply_async(serializer="pickle")
+    return copy
+
+
+def give_back(task: Any, what: str, error: Exception) -> NoReturn:
+    """
+    Leave a delivery, whose next message was not published, in the broker.
+
+    Args:
+        task: The message's task.
+        what: What could not be published, for the log.
+        error: Why; raised as it is if time does not mend it.
+
+    Raises:
+        Reject: The broker delivers the message again, after a pause.
+    """
+    if is_hopeless(error):
+        raise error
+    logger.error("%s: the %s could not be published: %s", task.name, what, error)
+    sleep(PAUSE_BEFORE_REQUEUE)
+    raise Reject(repr(error), requeue=True) from error
 
 
 def shown_arguments(request: Any) -> dict[str, str]:
@@ -66,14 +120,26 @@ def shown_arguments(request: Any) -> dict[str, str]:
     return {name: shown for name in names if (shown := getattr(request, name, None))}
 
 
-def _countdown(app: Any, request: Any, wait_ms: int) -> float:
-    """Return seconds; native delayed delivery of RabbitMQ takes whole ones, and not 0."""
-    routing_key = (request.delivery_info or {}).get("routing_key")
-    queue = app.amqp.queues.get(routing_key) if routing_key in app.amqp.queues else None
-    arguments = getattr(queue, "queue_arguments", None) or {}
-    if arguments.get("x-queue-type") == "quorum":
-        return max(1, math.ceil(wait_ms / 1_000))
-    return wait_ms / 1_000
+def countdown_of(app: Any, seconds: float) -> float:
+    """
+    Return with which countdown to publish a wait of *seconds*.
+
+    Celery hands every countdown to RabbitMQ's native delayed delivery as soon as one queue of the
+    app is a quorum queue. That takes whole seconds, at least 1: anything less is refused.
+    """
+    queues = app.amqp.queues.values()
+    return max(1, math.ceil(seconds)) if any(map(_is_quorum, queues)) else seconds
+
+
+def _is_quorum(queue: Any) -> bool:
+    return (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
+
+
+def longest_wait_ms(app: Any) -> int:
+    """Return half of the time for which the broker leaves an unacknowledged message alone."""
+    options = app.conf.broker_transport_options or {}
+    timeout = options.get("visibility_timeout") or DEFAULT_VISIBILITY_TIMEOUT
+    return round(min(timeout, DEFAULT_CONSUMER_TIMEOUT) * 500)
 
 
 def send_attached(task: Any, request: Any, value: Any, *, store_result: bool) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from threading import current_thread, main_thread
-from time import sleep
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from celery import Task
 from celery.exceptions import Ignore, Reject
@@ -33,10 +32,10 @@ from reliable_tasks.core.store import Store
 from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result
 from reliable_tasks.errors import ConfigurationError, LeaseLost, StoreUnavailable
 from reliable_tasks.events import tell
-from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE, Guard
+from reliable_tasks.guard import Guard
 from reliable_tasks.leases import Lease
 from reliable_tasks.message import Drop, Requeue
-from reliable_tasks.publish import freeze, is_hopeless, members, shown_arguments
+from reliable_tasks.publish import countdown_of, freeze, give_back, members, shown_arguments
 from reliable_tasks.shield import SoftLimitShield
 from reliable_tasks.storage import Place, place_of, prefix_of, warn_of_other_store
 from reliable_tasks.stores.memory import MemoryStore
@@ -471,12 +470,14 @@ class IdempotentTask(Task):
             raise exc  # whoever took over goes on with the job
         if args is None and kwargs is None:
             options = {**shown_arguments(self.request), **options}
+        if not options.get("eta"):
+            options["countdown"] = self._retry_countdown(options.get("countdown"))
         try:
             retry = super().retry(args, kwargs, exc, throw=False, **options)
         except Reject as rejected:
             if execution is None:
                 raise
-            self._give_back("retry", rejected.reason)
+            give_back(self, "retry", rejected.reason)
         if execution is not None:
             execution.retry = retry
         if throw:
@@ -502,15 +503,15 @@ class IdempotentTask(Task):
             self._advance(delivery, line)
             raise
         except Exception as error:
-            self._give_back("replacement", error)
+            give_back(self, "replacement", error)
 
-    def _give_back(self, what: str, error: Exception) -> NoReturn:
-        """Leave with the delivery still in the broker, or with an error that time does not mend."""
-        if is_hopeless(error):
-            raise error
-        logger.error("%s: the %s could not be published: %s", self.name, what, error)
-        sleep(PAUSE_BEFORE_REQUEUE)
-        raise Reject(repr(error), requeue=True) from error
+    def _retry_countdown(self, countdown: float | None) -> float | None:
+        """Return a wait that every queue takes; Celery loses a retry that the broker refuses."""
+        if countdown is None:
+            countdown = self.default_retry_delay
+        if not countdown or self.request.called_directly:
+            return countdown
+        return countdown_of(self.app, countdown)
 
     def _advance(self, delivery: Delivery, line: int) -> None:
         try:

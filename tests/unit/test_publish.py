@@ -181,6 +181,36 @@ class TestSuccessor:
         assert sent[0]["countdown"] == seconds
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
+@pytest.mark.parametrize(
+    ("waits", "quorum", "seconds"),
+    [({}, True, 1), ({"countdown": 0.2}, True, 1), ({"countdown": 2.5}, True, 3),
+     ({"countdown": 0}, True, 0), ({"countdown": 0.2}, False, 0.2)],
+)  # fmt: skip
+def test_a_retry_waits_what_every_queue_takes(
+    app: Celery,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: dict[str, Any],
+    quorum: bool,
+    seconds: float,
+) -> None:
+    """Celery loses a retry whose countdown a quorum queue refuses, so it is rounded up."""
+    if quorum:
+        app.conf.task_queues = [Queue("celery", queue_arguments={"x-queue-type": "quorum"})]
+    task = app.task(base=IdempotentTask, default_retry_delay=0.3, shared=False)(nothing)
+    sent = []
+    monkeypatch.setattr(app, "send_task", lambda *_, **options: sent.append(options))
+    task.push_request(id="job", args=(), kwargs={}, called_directly=False)
+
+    retry = task.retry(throw=False, **waits)
+
+    task.pop_request()
+    assert sent[0]["countdown"] == (retry.when or 0) == seconds
+
+
 def delivery_of(task: Any, **message: Any) -> Delivery:
     """A delivery of a message."""
     request = Context({"id": "job", "retries": 0, "is_eager": False, **message})
