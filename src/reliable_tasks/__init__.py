@@ -13,12 +13,14 @@ from reliable_tasks.errors import (
     Quarantined,
     ReliableTasksError,
     ResultNotKept,
+    RetriesExhausted,
     StoreUnavailable,
     UnserializableArguments,
 )
 from reliable_tasks.leases import Lease
 from reliable_tasks.many import publish_many
 from reliable_tasks.once import once
+from reliable_tasks.retry import retry_inline
 from reliable_tasks.setup import setup
 from reliable_tasks.signals import (
     lease_lost,
@@ -43,6 +45,7 @@ __all__ = (
     "Quarantined",
     "ReliableTasksError",
     "ResultNotKept",
+    "RetriesExhausted",
     "StoreUnavailable",
     "UniqueResult",
     "UniqueTask",
@@ -50,6 +53,7 @@ __all__ = (
     "lease_lost",
     "once",
     "publish_many",
+    "retry_inline",
     "setup",
     "task_deduplicated",
     "task_deferred",

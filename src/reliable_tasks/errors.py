@@ -10,6 +10,7 @@ Every error of the library, in one tree.
     ├── AlreadyDone              `once`: the outcome is already there; use it
     ├── LeaseLost                another execution may have taken over; stop
     ├── ResultNotKept            done, but its result was too large to be stored
+    ├── RetriesExhausted         `retry=` accepts none of the results; look at the server
     ├── Quarantined              killed its process too often; an operator must look
     └── StoreUnavailable         the store did not answer; nothing is known
 
@@ -29,6 +30,7 @@ __all__ = (
     "Quarantined",
     "ReliableTasksError",
     "ResultNotKept",
+    "RetriesExhausted",
     "StoreUnavailable",
     "UnserializableArguments",
 )
@@ -182,6 +184,29 @@ class ResultNotKept(ReliableTasksError):
             f"{self.key!r} is done and will not run again, but its result was larger than "
             "max_result_bytes or had no serialized form, so it was not stored. Return an id or a "
             "path instead of the data, or raise max_result_bytes."
+        )
+
+
+class RetriesExhausted(ReliableTasksError):
+    """
+    Every attempt returned what was to be tried again, and there is no further one.
+
+    Only where `retry=` looks at results; an error that is given up is raised as it is.
+
+    Args:
+        attempts: How many there were.
+        elapsed: Seconds from the begin of the first to the end of the last.
+    """
+
+    def __init__(self, attempts: int, elapsed: float) -> None:
+        super().__init__(attempts, elapsed)
+        self.attempts, self.elapsed = attempts, elapsed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.attempts} attempts in {self.elapsed:.1f} s ended without an error, but each "
+            "with a result that retry= wants to try again. See what the server answers, or allow "
+            "more attempts or time."
         )
 
 

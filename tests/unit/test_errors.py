@@ -20,6 +20,7 @@ EXAMPLES = [
     errors.AlreadyDone("rt1::shop.charge:@1", {"charged": 999}),
     errors.LeaseLost("rt1::shop.charge:@1", 30.0, 41.2),
     errors.ResultNotKept("rt1::shop.charge:@1"),
+    errors.RetriesExhausted(3, 0.4),
     errors.Quarantined("rt1::shop.charge:@1", 3),
     errors.StoreUnavailable("claim", "TimeoutError"),
 ]

@@ -33,7 +33,7 @@ from reliable_tasks.retry.attempts import (
     Stop,
 )
 
-__all__ = ("On", "RetryPolicy", "check_function", "read_policy")
+__all__ = ("On", "RetryPolicy", "check_function", "outcome_of", "read_policy")
 
 On = (
     type[Exception]
@@ -102,7 +102,7 @@ class RetryPolicy:
         wanted = self._wanted(call)
         if wanted is False:
             return Stop(Reason.UNRETRYABLE)
-        advice = advised(_outcome_of(call), now)
+        advice = advised(outcome_of(call), now)
         if isinstance(advice, DoNotRetry):
             return Stop(Reason.REFUSED)
         if call.attempt_number >= self.attempts:
@@ -118,7 +118,7 @@ class RetryPolicy:
 
     def _wanted(self, call: RetryCallState) -> bool | float:
         """Whether another attempt is worth it, or the seconds that it is worth it after."""
-        outcome = _outcome_of(call)
+        outcome = outcome_of(call)
         if isinstance(outcome, Raised):
             if not isinstance(outcome.error, Exception) or isinstance(outcome.error, self.never):
                 return False
@@ -237,7 +237,7 @@ def _by_class(classes: tuple[Any, ...]) -> Callable[[RetryCallState], bool]:
         )
 
     def is_one(call: RetryCallState) -> bool:
-        outcome = _outcome_of(call)
+        outcome = outcome_of(call)
         return isinstance(outcome, Raised) and isinstance(outcome.error, classes)
 
     return is_one
@@ -245,7 +245,7 @@ def _by_class(classes: tuple[Any, ...]) -> Callable[[RetryCallState], bool]:
 
 def _by_answer(asked: Callable[[Any], Any]) -> Callable[[RetryCallState], bool | float]:
     def answer(call: RetryCallState) -> bool | float:
-        outcome = _outcome_of(call)
+        outcome = outcome_of(call)
         if isinstance(outcome, Returned):
             return False
         said = asked(outcome.error)
@@ -316,7 +316,8 @@ def _call_state(attempts: Attempts, outcome: Outcome, now: float) -> RetryCallSt
     return call
 
 
-def _outcome_of(call: RetryCallState) -> Outcome:
+def outcome_of(call: RetryCallState) -> Outcome:
+    """Return how the attempt in *call* ended."""
     if call.outcome is None:
         raise RuntimeError("asked before the attempt ended")
     error = call.outcome.exception()

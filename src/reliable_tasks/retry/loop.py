@@ -1,0 +1,142 @@
+"""tenacity's own loop, which asks our policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from time import time
+from typing import Any, ParamSpec, TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    sleep,
+    stop_any,
+    stop_before_delay,
+    wait_random_exponential,
+)
+from tenacity.retry import RetryBaseT
+from tenacity.stop import StopBaseT
+from tenacity.wait import WaitBaseT
+
+from reliable_tasks.core.durations import Seconds, to_ms
+from reliable_tasks.errors import ConfigurationError, RetriesExhausted
+from reliable_tasks.retry import switch
+from reliable_tasks.retry.attempts import Attempts, Raised, Reason, RetryIn, Stop
+from reliable_tasks.retry.never import NEVER
+from reliable_tasks.retry.policy import On, RetryPolicy, outcome_of, read_policy
+
+__all__ = ("InPlace", "read_inline")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds; both before jitter, which is full
+LONGEST_TOTAL = 10.0  # seconds
+
+
+def read_inline(
+    *,
+    on: On | None,
+    attempts: int,
+    wait: WaitBaseT | None,
+    stop: StopBaseT | None,
+    retry: RetryBaseT | None,
+    within: Seconds,
+) -> RetryPolicy:
+    """
+    Check what `retry_inline` was given, and make a policy of it.
+
+    Raises:
+        ConfigurationError: A value cannot work.
+    """
+    total = to_ms("within", within, least=0.001) / 1_000
+    if total > LONGEST_TOTAL:
+        raise ConfigurationError(
+            f"within: expected at most {LONGEST_TOTAL:g} s, got {total:g} s. The worker's slot "
+            "waits all that time; what takes longer belongs into the queue, with @retry_task."
+        )
+    policy = read_policy(
+        on=on,
+        attempts=attempts,
+        wait=wait,
+        stop=stop,
+        retry=retry,
+        max_wait=total,  # a longer one does not fit, and ends it
+        never=NEVER,
+    )
+    in_time = stop_before_delay(total)
+    return replace(
+        policy,
+        wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
+        if wait is None
+        else wait,
+        stop=in_time if stop is None else stop_any(stop, in_time),  # type: ignore[arg-type]
+    )
+
+
+class InPlace:
+    """One call of a function, with all its attempts."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        turned = switch.current()
+        self._policy = turned.applied_to(policy)
+        self._sleep = sleep if turned.waits else _stay_awake
+        self._attempts = Attempts.begin(0.0)
+        self._judged = 0
+        self._decision: RetryIn | Stop = Stop(Reason.UNRETRYABLE)
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call *function* until it succeeds or the policy ends it."""
+        loop = Retrying(
+            retry=self._is_retryable,
+            wait=self._wait,
+            stop=self._is_over,
+            sleep=self._sleep,
+            retry_error_callback=self._give_up,
+        )
+        return loop(function, *args, **kwargs)
+
+    def _is_retryable(self, call: RetryCallState) -> bool:
+        return self._decide(call) != Stop(Reason.UNRETRYABLE)
+
+    def _wait(self, call: RetryCallState) -> float:
+        decision = self._decide(call)
+        return decision.seconds if isinstance(decision, RetryIn) else 0.0
+
+    def _is_over(self, call: RetryCallState) -> bool:
+        return isinstance(self._decide(call), Stop)
+
+    def _decide(self, call: RetryCallState) -> RetryIn | Stop:
+        """Ask the policy once for each attempt; tenacity asks for one part after the other."""
+        if self._judged == call.attempt_number:
+            return self._decision
+        self._judged = call.attempt_number
+        self._decision = self._policy.judge(call, time())
+        if isinstance(self._decision, RetryIn):
+            self._attempts = self._attempts.following(
+                outcome_of(call), _elapsed(call), self._decision.seconds
+            )
+        return self._decision
+
+    def _give_up(self, call: RetryCallState) -> Any:
+        outcome, elapsed = outcome_of(call), _elapsed(call)
+        error = (
+            outcome.error
+            if isinstance(outcome, Raised)
+            else RetriesExhausted(call.attempt_number, elapsed)
+        )
+        if isinstance(self._decision, Stop):
+            for note in self._attempts.account(
+                "retry_inline", outcome, elapsed, self._decision.reason
+            ):
+                error.add_note(note)
+        raise error
+
+
+def _elapsed(call: RetryCallState) -> float:
+    return call.seconds_since_start or 0.0
+
+
+def _stay_awake(_seconds: float) -> None:
+    """Wait no time: a test has turned waits off."""
