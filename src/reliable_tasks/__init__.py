@@ -9,6 +9,7 @@ from reliable_tasks.errors import (
     ConfigurationError,
     DuplicateJob,
     IdempotencyKeyReused,
+    InheritedConnection,
     LeaseLost,
     Quarantined,
     ReliableTasksError,
@@ -20,6 +21,7 @@ from reliable_tasks.errors import (
 from reliable_tasks.leases import Lease
 from reliable_tasks.many import publish_many
 from reliable_tasks.once import once
+from reliable_tasks.pools import close_on_shutdown
 from reliable_tasks.retry import retry_inline
 from reliable_tasks.setup import setup
 from reliable_tasks.signals import (
@@ -39,6 +41,7 @@ __all__ = (
     "DuplicateJob",
     "IdempotencyKeyReused",
     "IdempotentTask",
+    "InheritedConnection",
     "Lease",
     "LeaseLost",
     "Publication",
@@ -50,6 +53,7 @@ __all__ = (
     "UniqueResult",
     "UniqueTask",
     "UnserializableArguments",
+    "close_on_shutdown",
     "lease_lost",
     "once",
     "publish_many",

@@ -12,7 +12,8 @@ Every error of the library, in one tree.
     ├── ResultNotKept            done, but its result was too large to be stored
     ├── RetriesExhausted         `retry=` accepts none of the results; look at the server
     ├── Quarantined              killed its process too often; an operator must look
-    └── StoreUnavailable         the store did not answer; nothing is known
+    ├── StoreUnavailable         the store did not answer; nothing is known
+    └── InheritedConnection      a forked process uses a connection of its parent; mend the fork
 
 Each passes all its arguments to `Exception`, so that pickle and Celery's JSON
 results can rebuild it.
@@ -26,6 +27,7 @@ __all__ = (
     "ConfigurationError",
     "DuplicateJob",
     "IdempotencyKeyReused",
+    "InheritedConnection",
     "LeaseLost",
     "Quarantined",
     "ReliableTasksError",
@@ -250,4 +252,26 @@ class StoreUnavailable(ReliableTasksError):
         return (
             f"the store did not answer {self.operation!r}: {self.reason}. Check that the server "
             "of store_url runs and can be reached from here."
+        )
+
+
+class InheritedConnection(ReliableTasksError):
+    """
+    A connection is used in a process that did not open it; nothing was sent over it.
+
+    Args:
+        opened_in: Id of the process that opened it.
+        used_in: Id of the process that uses it.
+    """
+
+    def __init__(self, opened_in: int, used_in: int) -> None:
+        super().__init__(opened_in, used_in)
+        self.opened_in, self.used_in = opened_in, used_in
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.opened_in} opened this connection and process {self.used_in}, which "
+            "was forked from it, uses it. Two processes on one connection get each other's "
+            "answers, so nothing was sent. Open connections after the fork; call "
+            "engine.dispose(close=False) first thing in a process that you fork yourself."
         )

@@ -16,6 +16,7 @@ EXAMPLES = [
     errors.UnserializableArguments("order['lines'][1]", "shop.models.Line"),
     errors.IdempotencyKeyReused("rt1::shop.charge:@1"),
     errors.DuplicateJob("rt1::shop.refresh:@1", "id-1"),
+    errors.InheritedConnection(100, 101),
     errors.AlreadyRunning("rt1::shop.charge:@1", 12.5),
     errors.AlreadyDone("rt1::shop.charge:@1", {"charged": 999}),
     errors.LeaseLost("rt1::shop.charge:@1", 30.0, 41.2),

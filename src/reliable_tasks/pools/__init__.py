@@ -1,0 +1,76 @@
+"""
+Connections and what else a process holds: dropped after a fork, closed at its end.
+
+    close_on_shutdown -> recognise (which Kind) -> registry -> handlers (Celery's signals)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.pools import handlers, registry
+from reliable_tasks.pools.recognise import recognise
+
+__all__ = ("close_on_shutdown",)
+
+R = TypeVar("R")
+
+
+def close_on_shutdown(
+    resource: R,
+    *,
+    name: str | None = None,
+    reset: Callable[[], object] | None = None,
+    close: Callable[[], object] | None = None,
+    timeout: float = 2.0,
+    fork_guard: bool = False,
+) -> R:
+    """
+    Close *resource* when a worker process ends, and reset it when one is forked.
+
+    In each forked child of a prefork worker the connections that it inherited are dropped
+    without a word to the server, so that the parent goes on using them and no two processes
+    share one. At the end of each worker process its own connections are closed with a goodbye,
+    wherever Celery or Python say that the process ends. All resources are closed at the same
+    time, so one must not need another: write a function that closes both in order.
+
+    Registering a resource again changes nothing. It is referred to weakly, so this keeps none
+    alive; functions are kept.
+
+    Args:
+        resource: A SQLAlchemy engine, sessionmaker or scoped_session, a pool of psycopg_pool or
+            psycopg2, a redis-py, httpx, requests or pymongo client, ``"django"`` for all its
+            connections, any object with ``close``, ``dispose`` or ``disconnect``, or a function
+            without arguments that closes.
+        name: What the log calls it; its kind if left out.
+        reset: Called without arguments in each forked child instead of what is known of the
+            kind. Without it an object of an unknown kind is not reset.
+        close: Called without arguments instead of what is known of the kind.
+        timeout: Seconds that closing may take; then the process ends without waiting for it.
+        fork_guard: Raise `InheritedConnection` when a connection is used in a process that did
+            not open it, whoever forked it. For SQLAlchemy.
+
+    Returns:
+        The resource.
+
+    Raises:
+        ConfigurationError: It is none of these, *timeout* is not above 0, or there is no fork
+            guard for its kind.
+    """
+    if not timeout > 0:
+        raise ConfigurationError(f"timeout: expected above 0 s, got {timeout!r}")
+    kind = recognise(resource, reset=reset, close=close)
+    if fork_guard:
+        if kind.guard is None:
+            raise ConfigurationError(
+                f"fork_guard: expected a resource of SQLAlchemy, got a {kind.title}. Others are "
+                "protected by their reset after a fork only."
+            )
+        kind.guard(resource)
+    is_new = registry.add(resource, kind, name=name or kind.title, timeout=timeout)
+    if is_new and kind.register is not None:
+        kind.register(resource)
+    handlers.connect()
+    return resource

@@ -1,0 +1,52 @@
+"""Celery's signals, and the end of the interpreter: when to reset, and when to close."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from typing import Any
+
+from celery.signals import (
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+)
+
+from reliable_tasks.pools import capacity, registry
+
+__all__ = ("connect",)
+
+_connected = False
+
+
+def connect() -> None:
+    """Hear of forks and ends from now on; again changes nothing."""
+    global _connected
+    if _connected:
+        return
+    _connected = True
+    worker_process_init.connect(_forked, weak=False, dispatch_uid="reliable_tasks.pools")
+    worker_process_shutdown.connect(_ending, weak=False, dispatch_uid="reliable_tasks.pools")
+    worker_shutdown.connect(_ending, weak=False, dispatch_uid="reliable_tasks.pools")
+    worker_ready.connect(_ready, weak=False, dispatch_uid="reliable_tasks.pools")
+    before_exit = getattr(threading, "_register_atexit", None)  # while threads can be started
+    if before_exit is not None:
+        before_exit(registry.prepare)
+    atexit.register(registry.close_all)
+
+
+def _forked(**_: Any) -> None:
+    """In each prefork child before its first task; in solo in the worker itself."""
+    registry.reset_all()
+
+
+def _ending(**_: Any) -> None:
+    """In a prefork child (`worker_process_shutdown`), or in the worker (`worker_shutdown`)."""
+    registry.close_all()
+
+
+def _ready(sender: Any, **_: Any) -> None:
+    worker, pool = sender.controller, sender.pool
+    is_forking = type(pool).__module__ == "celery.concurrency.prefork"
+    capacity.check(worker.max_concurrency or worker.concurrency if is_forking else 1)

@@ -1,0 +1,141 @@
+"""What is registered: who it belongs to, and whether it is closed."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from os import getpid
+from time import monotonic
+from types import MethodType
+from typing import Any
+
+from reliable_tasks.pools.closing import Closer
+from reliable_tasks.pools.kinds import Kind
+
+__all__ = ("Entry", "add", "close_all", "entries", "prepare", "reset_all")
+
+logger = logging.getLogger("reliable_tasks")
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """
+    One resource.
+
+    Args:
+        find: Returns the resource, or None if nobody else holds it any more.
+        kind: How it is reset and closed.
+        name: What the log calls it.
+        timeout: Seconds that closing may take.
+        owner: Id of the process whose connections it holds.
+    """
+
+    find: Callable[[], Any]
+    kind: Kind
+    name: str
+    timeout: float
+    owner: int = field(default_factory=getpid)
+    is_closed: bool = False
+
+
+_entries: list[Entry] = []
+_closers: dict[Entry, Closer] = {}  # made by `prepare`
+
+
+def add(resource: Any, kind: Kind, *, name: str, timeout: float) -> bool:
+    """Register *resource*; False if it is registered already, which changes nothing."""
+    if any(_is_same(entry.find(), resource) for entry in entries()):
+        return False
+    _entries.append(Entry(_finder(resource, kind), kind, name, timeout))
+    return True
+
+
+def entries() -> list[Entry]:
+    """Return what is registered and still held by somebody, in order of registration."""
+    _entries[:] = [entry for entry in _entries if entry.find() is not None]
+    return list(_entries)
+
+
+def reset_all() -> None:
+    """
+    Drop in a forked child what was inherited; in the process that registered it do nothing.
+
+    What fails is logged by name, and never closed here, for it is still the parent's.
+    """
+    here = getpid()
+    for entry in entries():
+        if entry.owner == here:
+            continue
+        try:
+            if entry.kind.reset is not None:
+                entry.kind.reset(entry.find())
+        except Exception:
+            logger.exception(
+                "%s was not reset after the fork: process %d shares its connections with %d",
+                entry.name,
+                here,
+                entry.owner,
+            )
+        else:
+            entry.owner, entry.is_closed = here, False
+
+
+def prepare() -> None:
+    """Start the threads that `close_all` needs, while threads can be started."""
+    for entry in _due():
+        if entry not in _closers:
+            _closers[entry] = Closer(entry.name)
+
+
+def close_all() -> None:
+    """
+    Close what belongs to this process and is not closed yet.
+
+    All are closed at the same time, each within its own limit; the quick ones are started
+    first. What fails or takes too long is logged by name.
+    """
+    begin = monotonic()
+    started = [(entry, closer) for entry in _due() if (closer := _start(entry)) is not None]
+    for entry, closer in started:
+        if not closer.wait(begin + entry.timeout - monotonic()):
+            logger.error("%s was not closed: it took more than %g s", entry.name, entry.timeout)
+        elif closer.error is not None:
+            logger.error("%s was not closed: %r", entry.name, closer.error)
+        else:
+            logger.debug("%s is closed", entry.name)
+
+
+def _due() -> list[Entry]:
+    here = getpid()
+    mine = [entry for entry in entries() if entry.owner == here and not entry.is_closed]
+    return sorted(mine, key=lambda entry: entry.kind.rank)
+
+
+def _start(entry: Entry) -> Closer | None:
+    entry.is_closed = True
+    try:
+        collected = entry.find()
+        if entry.kind.collect is not None:
+            collected = entry.kind.collect(collected)
+        closer = _closers.pop(entry, None) or Closer(entry.name)
+        closer.start(entry.kind.close, collected)
+    except Exception as exc:
+        logger.error("%s was not closed: %r", entry.name, exc)
+        return None
+    return closer
+
+
+def _is_same(known: Any, resource: Any) -> bool:
+    if isinstance(resource, str | MethodType):  # made anew each time they are written
+        return bool(known == resource)
+    return known is resource
+
+
+def _finder(resource: Any, kind: Kind) -> Callable[[], Any]:
+    if kind.is_weak:
+        with suppress(TypeError):  # some objects cannot be referred to weakly
+            return weakref.ref(resource)
+    return lambda: resource
