@@ -8,7 +8,6 @@ their class only: their text may hold arguments.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -253,4 +252,4 @@ def _is_past(value: Any) -> bool:
 
 def _is_time(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and 0 <= value <= MAX_NUMBER
+    return is_number and 0 <= value <= MAX_NUMBER
