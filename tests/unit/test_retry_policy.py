@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from statistics import fmean
@@ -16,7 +15,6 @@ import tenacity
 from celery.exceptions import Ignore
 from tenacity import (
     RetryCallState,
-    RetryError,
     Retrying,
     TryAgain,
     retry_always,
@@ -58,6 +56,7 @@ from reliable_tasks.retry.attempts import (
     Stop,
 )
 from reliable_tasks.retry.policy import RetryPolicy, read_policy
+from tests.schedules import Schedule, both
 
 NOW = 1_000.0
 DOWN = Raised(ConnectionError("no route"))
@@ -78,94 +77,6 @@ def policy(**given: Any) -> RetryPolicy:
 
 
 # --- step by step beside tenacity's own loop ----------------------------------------------
-
-
-class Clock:
-    """A clock that sleepers and bodies move."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-TWO_SECONDS = wait_fixed(2)
-SEVEN_ATTEMPTS = stop_after_attempt(7)
-NO_CONNECTION = retry_if_exception_type(ConnectionError)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What both are given: objects of tenacity, and how the calls end, the last one for ever."""
-
-    wait: Any = TWO_SECONDS
-    stop: Any = SEVEN_ATTEMPTS
-    retry: Any = NO_CONNECTION
-    ends: tuple[Any, ...] = (ConnectionError("down"),)
-    takes: float = 0.5  # seconds that a call lasts
-
-
-def called(schedule: Schedule, clock: Clock) -> Callable[[], Any]:
-    left = iter(schedule.ends)
-
-    def call() -> Any:
-        clock.sleep(schedule.takes)
-        end = next(left, schedule.ends[-1])
-        if isinstance(end, BaseException):
-            raise end
-        return end
-
-    return call
-
-
-def by_tenacity(schedule: Schedule, clock: Clock) -> list[Any]:
-    """Return the waits of tenacity's loop, and what came out of it."""
-    steps: list[Any] = []
-
-    def sleep(seconds: float) -> None:
-        steps.append(float(seconds))
-        clock.sleep(seconds)
-
-    loop = Retrying(sleep=sleep, wait=schedule.wait, stop=schedule.stop, retry=schedule.retry)
-    try:
-        result = loop(called(schedule, clock))
-    except RetryError as error:
-        return [*steps, "given up", error.last_attempt.attempt_number]
-    except Exception as error:
-        return [*steps, type(error)]
-    return [*steps, result]
-
-
-def by_messages(schedule: Schedule, clock: Clock) -> list[Any]:
-    """Return the same of our policy, whose state goes through a message after each attempt."""
-    ours = policy(
-        retry=schedule.retry, attempts=10**6, wait=schedule.wait, stop=schedule.stop, max_wait=1e9
-    )
-    call = called(schedule, clock)
-    steps: list[Any] = []
-    message = json.dumps(Attempts.begin(clock.now).encode("job"))
-    while True:
-        attempts = Attempts.parse(json.loads(message), "job")
-        assert attempts is not None
-        outcome = ended(call)
-        match ours.decide(attempts, outcome, clock.now):
-            case RetryIn(seconds):
-                steps.append(seconds)
-                message = json.dumps(attempts.following(outcome, clock.now, seconds).encode("job"))
-                clock.sleep(seconds)
-            case Stop(Reason.UNRETRYABLE):
-                is_value = isinstance(outcome, Returned)
-                return [*steps, outcome.value if is_value else type(outcome.error)]
-            case Stop():
-                return [*steps, "given up", attempts.attempt]
-
-
-def ended(call: Callable[[], Any]) -> Outcome:
-    try:
-        return Returned(call())
-    except Exception as error:
-        return Raised(error)
 
 
 def is_even(call: RetryCallState) -> bool:
@@ -249,17 +160,11 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_schedule_is_tenacitys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schedule_is_tenacitys(name: str) -> None:
     """Each wait and the end are those of tenacity's own loop, though the state was in messages."""
-    schedule = SCHEDULES[name]
-    runs = []
-    for run in (by_tenacity, by_messages):
-        clock = Clock()
-        monkeypatch.setattr("time.monotonic", lambda clock=clock: clock.now)
-        random.seed(7)
-        runs.append(run(schedule, clock))
+    by_tenacity, by_messages = both(SCHEDULES[name], seed=7)
 
-    assert runs[1] == runs[0]
+    assert by_messages == by_tenacity
 
 
 def test_the_table_is_long_enough_to_be_one() -> None:
