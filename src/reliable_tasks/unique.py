@@ -91,7 +91,8 @@ class Plan:
         if not isinstance(answer, Reserved):
             return None
         keep_ms = self._delay_ms(answer) + self.reserved_ms
-        return self.key, Confirmation(self.task_id, keep_ms, self.hold_ms)
+        at_once = self.hold_ms > 0 or answer.turn > 0
+        return self.key, Confirmation(self.task_id, keep_ms, self.hold_ms, at_once)
 
     def message(self, answer: Reserved | Duplicate | None) -> dict[str, Any]:
         """Return the call with what the store's *answer* adds to its message."""

@@ -284,6 +284,26 @@ class TestTimes:
         bench.clock.advance(2)
         assert not task.delay(1).duplicate
 
+    @pytest.mark.parametrize(
+        ("options", "at_once"),
+        [
+            ({}, False),
+            ({"throttle": 5}, True),
+            ({"keep_last": True}, True),
+            ({"debounce": 5}, True),
+        ],
+    )
+    def test_what_others_go_by_is_confirmed_at_once(
+        self, bench: UniqueBench, options: dict[str, Any], at_once: bool
+    ) -> None:
+        """A confirmation waits for the next packet unless a window or an order depends on it."""
+        task = bench.unique(**options)
+        plan = task.plan((1,))
+        [answer] = bench.store.reserve([plan.ask])
+        _, word = plan.confirmation(answer)
+
+        assert word.at_once is at_once
+
     def test_lost_confirmation(self, bench: UniqueBench) -> None:
         """A confirmation that is lost leaves the publish grace."""
         task = bench.unique(publish_grace=5)

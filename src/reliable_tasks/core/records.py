@@ -307,8 +307,11 @@ class Confirmation:
         keep_ms: The reservation lasts at least this long from now.
         hold_ms: Calls of other jobs are duplicates for this long from the reservation; 0: no longer
             than the job waits and runs.
+        at_once: False if it may come a moment later, for nothing goes by it but how long the
+            reservation lasts.
     """
 
     job: str
     keep_ms: int
     hold_ms: int = 0
+    at_once: bool = True

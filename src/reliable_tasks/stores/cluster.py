@@ -79,7 +79,10 @@ class ClusterChannel:
             raise outage
         return [answers[at] for at in range(len(entries))]
 
-    def tell_each(self, script: Script, entries: Sequence[tuple[str, bytes]], count: int) -> None:
+    def tell_each(
+        self, script: Script, entries: Sequence[tuple[str, bytes]], count: int, *, at_once: bool
+    ) -> None:
+        del at_once  # it is known to have come
         self.run_each(script, entries, count)
 
     def execute(self, *command: Any) -> Any:

@@ -149,7 +149,8 @@ class RedisStore:
 
     def confirm(self, words: Sequence[tuple[str, Confirmation]]) -> None:
         told = [(key, pack(word.job, word.keep_ms, word.hold_ms)) for key, word in words]
-        self._channel.tell_each(load("confirm"), told, 3)
+        at_once = any(word.at_once for _, word in words)
+        self._channel.tell_each(load("confirm"), told, 3, at_once=at_once)
 
     def unreserve(self, key: str, *, job: str) -> None:
         self._channel.run(load("unreserve"), key, pack(job), 1)

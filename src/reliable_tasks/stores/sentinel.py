@@ -69,9 +69,9 @@ class SentinelChannel(DirectChannel):
             channel.disconnect()
         super().disconnect()
 
-    def _send(self, connection: Any, commands: list[bytes]) -> None:
+    def _send(self, connection: Any, commands: list[bytes], *, at_once: bool = True) -> None:
         connection.connect()  # nothing if it is; sending alone would not ask where the primary is
-        super()._send(connection, commands)
+        super()._send(connection, commands, at_once=at_once)
 
     def _ask_sentinel(self, sentinel: DirectChannel) -> tuple[str, int] | None:
         state = _fields(sentinel.execute("SENTINEL", "MASTER", self.service_name))
