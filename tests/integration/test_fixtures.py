@@ -11,7 +11,16 @@ import pytest
 from reliable_tasks.testing import eventually
 from reliable_tasks.testing.processes import group_of
 
+CONFTEST = """
+from reliable_tasks.testing import postgres, rabbitmq
+
+pytest_plugins = ["reliable_tasks.testing.fixtures"]
+postgres.DEBIAN, rabbitmq.PLACES = "/nowhere", ()
+"""
 TEST = """
+def test_queries(postgres):
+    assert postgres.query("SELECT 1") == [["1"]]
+
 def test_evaluates(rabbitmq):
     assert rabbitmq.evaluate("1") == 1
 
@@ -26,7 +35,7 @@ def test_pings_redis(redis_server):
 @pytest.fixture
 def session(pytester, monkeypatch):
     """A session of its own in a folder of its own, without servers on the machine."""
-    pytester.makeconftest('pytest_plugins = ["reliable_tasks.testing.fixtures"]')
+    pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TEST)
     monkeypatch.setenv("PATH", "")
     return pytester.runpytest_subprocess
@@ -38,9 +47,10 @@ def test_missing_server_is_an_error_in_ci(session, monkeypatch):
 
     result = session()
 
-    result.assert_outcomes(passed=1, errors=3)
+    result.assert_outcomes(passed=1, errors=4)
     result.stdout.fnmatch_lines(
         [
+            "*not found: the program *apt-get install postgresql*",
             "*not found: the program *apt-get install rabbitmq-server*",
             "*not found: the program redis-server*apt-get install*",
         ]
@@ -53,10 +63,11 @@ def test_missing_server_is_said_on_a_laptop(session, monkeypatch):
 
     result = session()
 
-    result.assert_outcomes(passed=1, skipped=2)
+    result.assert_outcomes(passed=1, skipped=3)
     result.stdout.fnmatch_lines(
         [
             "*not tested: a server is missing*",
+            "not found: the program *apt-get install postgresql*",
             "not found: the program *apt-get install rabbitmq-server*",
             "not found: the program redis-server*",
         ]

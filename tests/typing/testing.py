@@ -11,12 +11,15 @@ from reliable_tasks.testing import (
     BeatProcess,
     Database,
     Ledger,
+    PostgresDatabase,
+    PostgresServer,
     QueueState,
     RabbitMQServer,
     Server,
     VirtualHost,
     WorkerProcess,
     eventually,
+    postgres_server,
     rabbitmq_server,
     redis_server,
     valkey_server,
@@ -50,6 +53,19 @@ def a_rabbitmq() -> None:
         server.sync()
         server.new_vhost().cut()
         server.pause()
+        server.kill()
+        server.restart()
+
+
+def a_postgres() -> None:
+    with postgres_server(config=["max_connections = 20"]) as server:
+        assert_type(server, PostgresServer)
+        database = server.new_database()
+        assert_type(database, PostgresDatabase)
+        assert_type(database.url, str)
+        assert_type(database.query("SELECT 1"), list[list[str]])
+        assert_type(database.backends(), list[int])
+        assert_type(database.unclean_ends(), int)
         server.kill()
         server.restart()
 

@@ -12,6 +12,7 @@ from reliable_tasks.testing.daemons import ServerFailed, ServerNotFound
 from reliable_tasks.testing.eventually import eventually
 from reliable_tasks.testing.groups import Cluster, Sentinels
 from reliable_tasks.testing.ledger import Entry, Ledger
+from reliable_tasks.testing.postgres import PostgresDatabase, PostgresServer, postgres_server
 from reliable_tasks.testing.rabbitmq import (
     QueueState,
     RabbitMQServer,
@@ -41,6 +42,8 @@ __all__ = (
     "Entry",
     "Ledger",
     "ManualClock",
+    "PostgresDatabase",
+    "PostgresServer",
     "QueueState",
     "RabbitMQServer",
     "Sentinels",
@@ -55,6 +58,7 @@ __all__ = (
     "close_app",
     "connected_app",
     "eventually",
+    "postgres_server",
     "rabbitmq_server",
     "redis_binary",
     "redis_server",

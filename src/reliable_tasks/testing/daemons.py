@@ -59,6 +59,9 @@ class Daemon:
     A context manager: `close` kills the server and removes its directory.
     """
 
+    _goodbye = signal.SIGTERM
+    _user: tuple[int, int] | None = None  # numbers of user and group; None: the session's own
+
     def __init__(self, port: int) -> None:
         self.port = port
         self.directory = scratch_directory()
@@ -100,7 +103,9 @@ class Daemon:
         """Start on the same port, with the same data; return once it answers."""
         if self.is_running:
             raise ServerFailed(f"the server on port {self.port} is running already")
-        self._process = Process(self._command, log=self.log_file, cwd=self.directory, env=self._env)
+        self._process = Process(
+            self._command, log=self.log_file, cwd=self.directory, env=self._env, user=self._user
+        )
         eventually(
             self._is_ready,
             timeout=PATIENCE,
@@ -132,7 +137,7 @@ class Daemon:
         if self._process is None:
             return
         self.resume()
-        self._process.signal(signal.SIGTERM)
+        self._process.signal(self._goodbye)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
         self._process.kill()

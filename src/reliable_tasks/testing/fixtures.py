@@ -28,6 +28,7 @@ from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.testing import servers
 from reliable_tasks.testing.daemons import NOT_FOUND, Daemon, ServerNotFound
 from reliable_tasks.testing.ledger import Ledger
+from reliable_tasks.testing.postgres import PostgresDatabase, PostgresServer, postgres_server
 from reliable_tasks.testing.rabbitmq import RabbitMQServer, VirtualHost, rabbitmq_server
 from reliable_tasks.testing.servers import Database, Server
 from reliable_tasks.testing.workers import WorkerProcess
@@ -37,6 +38,8 @@ __all__ = (
     "database",
     "eager_store",
     "ledger",
+    "postgres",
+    "postgres_database",
     "rabbitmq",
     "redis_server",
     "server",
@@ -87,6 +90,12 @@ def redis_server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The distribution's PostgreSQL; one for the whole session."""
+    yield from _running(postgres_server, is_optional=True)
+
+
+@pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQServer]:
     """The distribution's RabbitMQ; one for the whole session."""
     yield from _running(rabbitmq_server, is_optional=True)
@@ -115,6 +124,13 @@ def database(server: Server) -> Database:
     """An empty database of `server` that no other test gets; the server runs."""
     server.ensure_running()
     return server.new_database()
+
+
+@pytest.fixture
+def postgres_database(postgres: PostgresServer) -> PostgresDatabase:
+    """An empty database of `postgres` that no other test gets; the server runs."""
+    postgres.ensure_running()
+    return postgres.new_database()
 
 
 @pytest.fixture

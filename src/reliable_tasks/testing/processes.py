@@ -107,6 +107,7 @@ class Process:
         log: File for all it prints.
         cwd: Directory to start in.
         env: The whole environment; the session's own if left out.
+        user: Numbers of the user and group to run as, for which the session must be root's.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Process:
         log: Path,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        user: tuple[int, int] | None = None,
     ) -> None:
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
@@ -126,6 +128,9 @@ class Process:
                 cwd=cwd,
                 env=env,
                 start_new_session=True,
+                user=user and user[0],
+                group=user and user[1],
+                extra_groups=user and [],
             )
         self.pid = self._popen.pid
         _reaper.tell(f"+group {self.pid}")
