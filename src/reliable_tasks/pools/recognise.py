@@ -10,14 +10,14 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.pools import clients, sqlalchemy
+from reliable_tasks.pools import clients, django, psycopg, sqlalchemy
 from reliable_tasks.pools.kinds import Kind, lineage
 
 __all__ = ("recognise",)
 
 # By the full name of a class, and by the word that stands for a framework.
-KINDS: Mapping[str, Kind] = {**sqlalchemy.KINDS, **clients.KINDS}
-WORDS: Mapping[str, Kind] = {}
+KINDS: Mapping[str, Kind] = {**sqlalchemy.KINDS, **psycopg.KINDS, **clients.KINDS}
+WORDS: Mapping[str, Kind] = {**django.WORDS}
 # What cannot be kept over a fork or closed from outside, and what to do instead.
 REFUSED: Mapping[str, str] = {**sqlalchemy.REFUSED, **clients.REFUSED}
 
@@ -54,7 +54,7 @@ def recognise(
     if kind is None and close is None:
         kind = _by_its_methods(resource)
     if kind is None:
-        kind = Kind(title=type(resource).__name__, close=_nothing)
+        kind = Kind(title=type(resource).__name__, close=_nothing, is_known=False)
     if kind.refuse is not None and (reason := kind.refuse(resource)) is not None:
         raise ConfigurationError(f"close_on_shutdown: {reason}")
     if close is not None:
@@ -95,7 +95,7 @@ def _generic(resource: Any, way: str, method: Callable[[], object]) -> Kind:
             f"close_on_shutdown: expected a {way}() that is no coroutine; got {title}. When a "
             "worker process ends no event loop runs: give close= a function that runs one."
         )
-    return Kind(title=title, close=lambda one: getattr(one, way)())
+    return Kind(title=title, close=lambda one: getattr(one, way)(), is_known=False)
 
 
 def _bound(function: Callable[[], object], resource: Any) -> Callable[[Any], object]:
