@@ -48,5 +48,8 @@ def _ending(**_: Any) -> None:
 
 def _ready(sender: Any, **_: Any) -> None:
     worker, pool = sender.controller, sender.pool
-    is_forking = type(pool).__module__ == "celery.concurrency.prefork"
-    capacity.check(worker.max_concurrency or worker.concurrency if is_forking else 1)
+    if type(pool).__module__ != "celery.concurrency.prefork":
+        capacity.check(processes=1)
+        return
+    registry.warn_of_unknown()
+    capacity.check(processes=worker.max_concurrency or worker.concurrency)

@@ -42,7 +42,7 @@ class Kind:
         title: What messages call it, for example ``SQLAlchemy engine``.
         close: Says goodbye on every connection of this process. It runs in a thread of its own.
         reset: Runs in a forked child: drops what was inherited without a word to the server,
-            for the parent goes on using it. None: there is nothing to do.
+            for the parent goes on using it. None: there is nothing to do, or nothing known.
         collect: Runs just before, in the thread that the process ends in, for what only that
             thread sees; what it returns is given to *close* in the resource's place.
         rank: `FAST`, `MIDDLE` or `SLOW`: which are closed first.
@@ -50,6 +50,8 @@ class Kind:
         guard: Makes an inherited connection raise `InheritedConnection`.
         register: Runs when a resource is registered, once.
         refuse: Why this one cannot be registered, or None.
+        is_known: False: if it has no *reset* either, children leave it alone, for a goodbye of
+            theirs could end what the parent opened.
         is_weak: The registry does not keep it alive.
     """
 
@@ -62,7 +64,13 @@ class Kind:
     guard: Callable[[Any], None] | None = None
     register: Callable[[Any], object] | None = None
     refuse: Callable[[Any], str | None] | None = None
+    is_known: bool = True
     is_weak: bool = True
+
+    @property
+    def survives_fork(self) -> bool:
+        """Whether a child may use and close what it inherited."""
+        return self.is_known or self.reset is not None
 
 
 def keep(inherited: Any) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from os import getpid
 from time import monotonic
-from types import MethodType
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 from reliable_tasks.pools.closing import Closer
@@ -63,11 +63,12 @@ def reset_all() -> None:
     """
     Drop in a forked child what was inherited; in the process that registered it do nothing.
 
-    What fails is logged by name, and never closed here, for it is still the parent's.
+    What fails is logged by name. It is not closed here, nor is what nothing is known of, for
+    it is still the parent's.
     """
     here = getpid()
     for entry in entries():
-        if entry.owner == here:
+        if entry.owner == here or not entry.kind.survives_fork:
             continue
         try:
             if entry.kind.reset is not None:
@@ -81,6 +82,19 @@ def reset_all() -> None:
             )
         else:
             entry.owner, entry.is_closed = here, False
+
+
+def warn_of_unknown() -> None:
+    """Name in the log what the children of a worker will leave alone."""
+    for entry in entries():
+        if not entry.kind.survives_fork:
+            logger.warning(
+                "%s is neither reset nor closed in the pool's processes, for nothing is known of "
+                "its kind. If it connects before the fork, they share the connection: give "
+                "close_on_shutdown a reset= that connects anew, or that does nothing if it "
+                "connects with the first use.",
+                entry.name,
+            )
 
 
 def prepare() -> None:
@@ -129,7 +143,7 @@ def _start(entry: Entry) -> Closer | None:
 
 
 def _is_same(known: Any, resource: Any) -> bool:
-    if isinstance(resource, str | MethodType):  # made anew each time they are written
+    if isinstance(resource, str | MethodType | BuiltinMethodType):  # made anew wherever written
         return bool(known == resource)
     return known is resource
 
