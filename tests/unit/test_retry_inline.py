@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -186,6 +187,27 @@ def test_a_stop_of_tenacity_holds_beside_the_total(slept: list[float]) -> None:
     assert len(slept) == 1 + 4
 
 
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """An error that takes no notes."""
+
+    order: int
+
+
+def test_an_error_that_takes_no_notes(slept: list[float]) -> None:
+    """What cannot be noted is left out; the error is the body's."""
+    with pytest.raises(Frozen):
+        retry_inline(on=Frozen)(failing(Frozen(7)))()
+
+
+def test_a_mistake_in_an_option_hides_no_error(slept: list[float]) -> None:
+    """Where a function of the user fails, its error stands beside the body's."""
+    for given in ({"on": lambda error: 1 / 0}, {"on": OSError, "wait": lambda call: 1 / 0}):
+        with pytest.raises(ZeroDivisionError) as raised:
+            retry_inline(**given)(failing(OSError("down")))()  # type: ignore[arg-type]
+        assert isinstance(raised.value.__context__, OSError)
+
+
 def test_a_call_inside_a_call_counts_for_itself(slept: list[float]) -> None:
     """A function that calls itself, or runs in other threads, has attempts of its own each time."""
     ran: list[int] = []
@@ -264,6 +286,11 @@ class Called:
         (both, r"got the asynchronous both\(\)"),
         (Called(), "got the asynchronous Called"),
         (generator, r"got the generator generator\(\). Calling it runs nothing"),
+        (
+            staticmethod(len),
+            "expected a plain function, got a staticmethod. Put @retry_inline below",
+        ),
+        (classmethod(len), "got a classmethod"),  # type: ignore[arg-type]
         (GatewayDown, "expected a function, got <class"),
         ("charge", "expected a function, got 'charge'"),
     ],
@@ -279,8 +306,10 @@ def test_a_task_is_refused() -> None:
     app = Celery("unit", broker="memory://", set_as_current=False)
     task = app.task(name="shop.charge", shared=False)(generator)
 
-    with pytest.raises(ConfigurationError, match=r"'shop.charge'. Put @retry_inline below @app"):
+    with pytest.raises(ConfigurationError, match=r"task shop.charge. Put @retry_inline below @app"):
         retry_inline(on=GatewayDown)(task)
+    with pytest.raises(ConfigurationError, match=r"got the task shop\.charge"):
+        retry_inline(on=GatewayDown)(task.s())
     app.close()
 
 

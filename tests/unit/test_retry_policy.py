@@ -18,6 +18,7 @@ from tenacity import (
     Retrying,
     TryAgain,
     retry_always,
+    retry_base,
     retry_if_exception,
     retry_if_exception_cause_type,
     retry_if_exception_message,
@@ -337,6 +338,13 @@ async def is_transient(error: Exception) -> bool:
     return True
 
 
+class Asynchronous(retry_base):
+    """As those of tenacity.asyncio."""
+
+    async def __call__(self, retry_state: RetryCallState) -> bool:
+        return True
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -353,6 +361,8 @@ async def is_transient(error: Exception) -> bool:
         ({"on": stop_never}, "on: expected"),
         ({"on": is_transient}, "on: expected .* a plain function"),
         ({"on": partial(is_transient)}, "on: expected .* a plain function"),
+        ({"on": Asynchronous()}, "on: expected .* a plain function"),
+        ({"retry": Asynchronous()}, "retry: expected"),
         ({"wait": 5}, r"wait: expected an object of tenacity such as wait_fixed\(5\), got 5"),
         ({"wait": wait_fixed}, "wait: expected"),
         ({"wait": stop_never}, "wait: expected"),

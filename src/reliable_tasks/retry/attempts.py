@@ -227,7 +227,7 @@ class Attempts:
 
 
 _EXPLAINED = {
-    Reason.UNRETRYABLE: "this is not what is tried again",
+    Reason.UNRETRYABLE: "neither `on` nor `retry` names this",
     Reason.REFUSED: "the server said not to",
     Reason.ATTEMPTS: "that was the last attempt",
     Reason.STOP: "`stop` ends it, with the wait that would come next",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from time import time
 from typing import Any, ParamSpec, TypeVar
@@ -112,10 +113,16 @@ class InPlace:
         if self._judged == call.attempt_number:
             return self._decision
         self._judged = call.attempt_number
-        self._decision = self._policy.judge(call, time())
+        outcome = outcome_of(call)
+        try:
+            self._decision = self._policy.judge(call, time())
+        except Exception as trouble:
+            if trouble.__context__ is None and isinstance(outcome, Raised):
+                trouble.__context__ = outcome.error
+            raise
         if isinstance(self._decision, RetryIn):
             self._attempts = self._attempts.following(
-                outcome_of(call), _elapsed(call), self._decision.seconds
+                outcome, _elapsed(call), self._decision.seconds
             )
         return self._decision
 
@@ -127,11 +134,16 @@ class InPlace:
             else RetriesExhausted(call.attempt_number, elapsed)
         )
         if isinstance(self._decision, Stop):
-            for note in self._attempts.account(
-                "retry_inline", outcome, elapsed, self._decision.reason
-            ):
-                error.add_note(note)
+            reason = self._decision.reason
+            _write_notes(error, self._attempts.account("retry_inline", outcome, elapsed, reason))
         raise error
+
+
+def _write_notes(error: BaseException, notes: list[str]) -> None:
+    """Note something on an error, unless it takes no notes."""
+    with suppress(Exception):  # a frozen one, for example; it must not be hidden by another
+        for note in notes:
+            error.add_note(note)
 
 
 def _elapsed(call: RetryCallState) -> float:

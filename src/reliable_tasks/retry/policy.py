@@ -193,8 +193,14 @@ def check_function(decorator: str, function: Any) -> None:
     """
     if hasattr(function, "apply_async"):
         raise ConfigurationError(
-            f"{decorator}: expected a function, got the task {function.name!r}. Put @{decorator} "
-            "below @app.task, next to the function."
+            f"{decorator}: expected a function, got the task {getattr(function, 'name', '')}. Put "
+            f"@{decorator} below @app.task, next to the function."
+        )
+    if isinstance(function, staticmethod | classmethod):
+        kind = type(function).__name__
+        raise ConfigurationError(
+            f"{decorator}: expected a plain function, got a {kind}. Put @{decorator} below "
+            f"@{kind}, next to the function."
         )
     if not callable(function) or isinstance(function, type):
         raise ConfigurationError(f"{decorator}: expected a function, got {function!r}")
@@ -216,8 +222,6 @@ def check_function(decorator: str, function: Any) -> None:
 
 def _reader(on: Any) -> Callable[[RetryCallState], bool | float]:
     """Return how to ask *on* about a call."""
-    if isinstance(on, retry_base):
-        return lambda call: bool(on(call))
     if isinstance(on, type | tuple):
         return _by_class(on if isinstance(on, tuple) else (on,))
     if not callable(on) or isinstance(on, wait_base | stop_base) or _is_asynchronous(on):
@@ -225,6 +229,8 @@ def _reader(on: Any) -> Callable[[RetryCallState], bool | float]:
             "on: expected classes of errors, a retry_* object of tenacity, or a plain function "
             f"that takes the error, got {on!r}"
         )
+    if isinstance(on, retry_base):
+        return lambda call: bool(on(call))
     return _by_answer(on)
 
 
