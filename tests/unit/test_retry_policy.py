@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from statistics import fmean
 from typing import Any
 
 import pytest
@@ -317,18 +317,35 @@ def test_stop_sees_the_wait_that_comes() -> None:
     assert policy(on=lambda error: 101).decide(an_hour_ago, DOWN, NOW) == Stop(Reason.STOP)
 
 
-def test_the_defaults() -> None:
-    """Full jitter from 1 s, at most 300 s."""
-    random.seed(11)
-    given = policy(attempts=100, stop=stop_never)
-    for attempt, most in ((1, 1), (2, 2), (5, 16), (9, 256), (10, 300), (60, 300)):
-        decisions = [decide(given, DOWN, attempt=attempt) for _ in range(2_000)]
-        waits = [each.seconds for each in decisions if isinstance(each, RetryIn)]
+EVEN = {
+    "the default": (None, 4, 0, 8),
+    "the default's first": (None, 1, 0, 1),
+    "the default's cap": (None, 30, 0, 300),
+    "full jitter": (wait_random_exponential(multiplier=0.1, max=2), 3, 0, 0.4),
+    "full jitter at its cap": (wait_random_exponential(multiplier=0.1, max=2), 9, 0, 2),
+    "equal jitter": (
+        wait_exponential(multiplier=0.5, max=5) + wait_random_exponential(multiplier=0.5, max=5),
+        4, 4, 8,
+    ),
+    "jitter beside the wait": (wait_exponential_jitter(max=60, jitter=2), 4, 8, 10),
+    "random": (wait_random(2, 5), 7, 2, 5),
+}  # fmt: skip
 
-        assert len(waits) == 2_000
-        assert 0 <= min(waits) < most * 0.01
-        assert most * 0.99 < max(waits) <= most
-        assert fmean(waits) == pytest.approx(most / 2, rel=0.05)
+
+@pytest.mark.parametrize("name", EVEN)
+def test_jitter_is_even(name: str) -> None:
+    """Any wait between the bounds is as likely as another, and none is beyond them."""
+    wait, attempt, least, most = EVEN[name]
+    given = policy(wait=wait, attempts=100, stop=stop_never)
+    random.seed(11)
+    tenths = Counter[int]()
+    for _ in range(4_000):
+        decision = decide(given, DOWN, attempt=attempt)
+        assert isinstance(decision, RetryIn)
+        assert least <= decision.seconds <= most
+        tenths[min(9, int(10 * (decision.seconds - least) / (most - least)))] += 1
+
+    assert all(tenths[tenth] == pytest.approx(400, abs=95) for tenth in range(10))  # 5 sigma
 
 
 # --- what cannot work ---------------------------------------------------------------------
