@@ -23,9 +23,9 @@ from tenacity.wait import WaitBaseT
 from reliable_tasks.core.durations import Seconds, to_ms
 from reliable_tasks.errors import ConfigurationError, RetriesExhausted
 from reliable_tasks.retry import switch
-from reliable_tasks.retry.attempts import Attempts, Raised, Reason, RetryIn, Stop
+from reliable_tasks.retry.attempts import Attempts, Outcome, Raised, Reason, RetryIn, Returned, Stop
 from reliable_tasks.retry.never import NEVER
-from reliable_tasks.retry.policy import On, RetryPolicy, outcome_of, read_policy
+from reliable_tasks.retry.policy import On, RetryPolicy, read_policy
 
 __all__ = ("InPlace", "read_inline")
 
@@ -113,9 +113,9 @@ class InPlace:
         if self._judged == call.attempt_number:
             return self._decision
         self._judged = call.attempt_number
-        outcome = outcome_of(call)
+        outcome = _outcome(call)
         try:
-            self._decision = self._policy.judge(call, time())
+            self._decision = self._policy.judge(call, outcome, time())
         except Exception as trouble:
             if trouble.__context__ is None and isinstance(outcome, Raised):
                 trouble.__context__ = outcome.error
@@ -127,7 +127,7 @@ class InPlace:
         return self._decision
 
     def _give_up(self, call: RetryCallState) -> Any:
-        outcome, elapsed = outcome_of(call), _elapsed(call)
+        outcome, elapsed = _outcome(call), _elapsed(call)
         error = (
             outcome.error
             if isinstance(outcome, Raised)
@@ -144,6 +144,13 @@ def _write_notes(error: BaseException, notes: list[str]) -> None:
     with suppress(Exception):  # a frozen one, for example; it must not be hidden by another
         for note in notes:
             error.add_note(note)
+
+
+def _outcome(call: RetryCallState) -> Outcome:
+    if call.outcome is None:
+        raise RuntimeError("asked before the attempt ended")
+    error = call.outcome.exception()
+    return Returned(call.outcome.result()) if error is None else Raised(error)
 
 
 def _elapsed(call: RetryCallState) -> float:

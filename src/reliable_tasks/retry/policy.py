@@ -33,7 +33,7 @@ from reliable_tasks.retry.attempts import (
     Stop,
 )
 
-__all__ = ("On", "RetryPolicy", "check_function", "outcome_of", "read_policy")
+__all__ = ("On", "RetryPolicy", "check_function", "read_policy")
 
 On = (
     type[Exception]
@@ -65,7 +65,7 @@ class RetryPolicy:
     """
 
     attempts: int
-    on: Callable[[RetryCallState], bool | float] | None
+    on: Callable[[RetryCallState, Outcome], bool | float] | None
     retry: RetryBaseT | None
     wait: WaitBaseT
     stop: StopBaseT
@@ -84,25 +84,26 @@ class RetryPolicy:
         Raises:
             ConfigurationError: *on* or *wait* answered with what is none of their answers.
         """
-        return self.judge(_call_state(attempts, outcome, now), now)
+        return self.judge(_call_state(attempts, outcome, now), outcome, now)
 
-    def judge(self, call: RetryCallState, now: float) -> RetryIn | Stop:
+    def judge(self, call: RetryCallState, outcome: Outcome, now: float) -> RetryIn | Stop:
         """
-        Decide what follows the attempt in *call*, a state of tenacity's with an outcome.
+        Decide what follows the attempt in *call*, a state of tenacity's.
 
         The wait is noted as the state's ``upcoming_sleep``, where *stop* looks for it.
 
         Args:
             call: The state of the attempt that is over.
+            outcome: How it ended, as the state has it.
             now: The time in seconds since 1970, for servers that name a date.
 
         Raises:
             ConfigurationError: *on* or *wait* answered with what is none of their answers.
         """
-        wanted = self._wanted(call)
+        wanted = self._wanted(call, outcome)
         if wanted is False:
             return Stop(Reason.UNRETRYABLE)
-        advice = advised(outcome_of(call), now)
+        advice = advised(outcome, now)
         if isinstance(advice, DoNotRetry):
             return Stop(Reason.REFUSED)
         if call.attempt_number >= self.attempts:
@@ -116,15 +117,14 @@ class RetryPolicy:
         call.upcoming_sleep = min(max(wait, 0.0), self.max_wait)
         return Stop(Reason.STOP) if self.stop(call) else RetryIn(call.upcoming_sleep)
 
-    def _wanted(self, call: RetryCallState) -> bool | float:
+    def _wanted(self, call: RetryCallState, outcome: Outcome) -> bool | float:
         """Whether another attempt is worth it, or the seconds that it is worth it after."""
-        outcome = outcome_of(call)
         if isinstance(outcome, Raised):
             if not isinstance(outcome.error, Exception) or isinstance(outcome.error, self.never):
                 return False
             if isinstance(outcome.error, TryAgain):
                 return True
-        answer = False if self.on is None else self.on(call)
+        answer = False if self.on is None else self.on(call, outcome)
         if answer is False and self.retry is not None:
             return bool(self.retry(call))
         return answer
@@ -220,7 +220,7 @@ def check_function(decorator: str, function: Any) -> None:
 # --- what `on` may be ---------------------------------------------------------------------
 
 
-def _reader(on: Any) -> Callable[[RetryCallState], bool | float]:
+def _reader(on: Any) -> Callable[[RetryCallState, Outcome], bool | float]:
     """Return how to ask *on* about a call."""
     if isinstance(on, type | tuple):
         return _by_class(on if isinstance(on, tuple) else (on,))
@@ -230,11 +230,11 @@ def _reader(on: Any) -> Callable[[RetryCallState], bool | float]:
             f"that takes the error, got {on!r}"
         )
     if isinstance(on, retry_base):
-        return lambda call: bool(on(call))
+        return lambda call, _: bool(on(call))
     return _by_answer(on)
 
 
-def _by_class(classes: tuple[Any, ...]) -> Callable[[RetryCallState], bool]:
+def _by_class(classes: tuple[Any, ...]) -> Callable[[RetryCallState, Outcome], bool]:
     are_errors = [isinstance(cls, type) and issubclass(cls, Exception) for cls in classes]
     if not classes or not all(are_errors):
         raise ConfigurationError(
@@ -242,16 +242,14 @@ def _by_class(classes: tuple[Any, ...]) -> Callable[[RetryCallState], bool]:
             f"(ConnectionError, TimeoutError), got {classes!r}"
         )
 
-    def is_one(call: RetryCallState) -> bool:
-        outcome = outcome_of(call)
+    def is_one(_: RetryCallState, outcome: Outcome) -> bool:
         return isinstance(outcome, Raised) and isinstance(outcome.error, classes)
 
     return is_one
 
 
-def _by_answer(asked: Callable[[Any], Any]) -> Callable[[RetryCallState], bool | float]:
-    def answer(call: RetryCallState) -> bool | float:
-        outcome = outcome_of(call)
+def _by_answer(asked: Callable[[Any], Any]) -> Callable[[RetryCallState, Outcome], bool | float]:
+    def answer(_: RetryCallState, outcome: Outcome) -> bool | float:
         if isinstance(outcome, Returned):
             return False
         said = asked(outcome.error)
@@ -320,11 +318,3 @@ def _call_state(attempts: Attempts, outcome: Outcome, now: float) -> RetryCallSt
     ended_with = outcome.error if isinstance(outcome, Raised) else outcome.value
     call.outcome = Future.construct(attempts.attempt, ended_with, raised)
     return call
-
-
-def outcome_of(call: RetryCallState) -> Outcome:
-    """Return how the attempt in *call* ended."""
-    if call.outcome is None:
-        raise RuntimeError("asked before the attempt ended")
-    error = call.outcome.exception()
-    return Returned(call.outcome.result()) if error is None else Raised(error)
