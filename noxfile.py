@@ -17,21 +17,23 @@ GROUPS = nox.project.load_toml("pyproject.toml")
 
 # The long runs have sessions of their own; the pages are run by `docs`, the guides from other
 # libraries by `migration`, which installs those.
-EVERYDAY = (
-    "tests",
-    "--ignore=tests/chaos",
-    "--ignore=tests/docs",
-    "--ignore=tests/migration",
-    "-m",
-    "not chaos and not property_long",
+FOLDERS = (
+    "tests/integration",
+    "tests/property",
+    "tests/contract",
+    "tests/traces",
+    "tests/unit",
 )
-# Most tests wait for real servers and workers; a file stays with one process, as its workers do.
-SIDE_BY_SIDE = ("-n", "6", "--dist", "loadfile")
+EVERYDAY = (*FOLDERS, "-m", "not chaos and not property_long")
+# Most tests wait for real servers and workers. A class stays with one process, and so do the
+# functions of a file, as their workers do; the folders that take longest are begun first.
+SIDE_BY_SIDE = ("-n", "8", "--dist", "loadscope", "--no-loadscope-reorder")
 # What could differ from one Python or Celery to the next, without the long integration tests.
-QUICKER = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
+QUICKER = ("-m", "hooks or not (integration or chaos or property_long)")
 
-nox.needs_version = ">=2024.10.9"
-nox.options.default_venv_backend = "virtualenv"
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False  # said in the summary, as "skipped"
 nox.options.sessions = [
     "lint",
@@ -55,18 +57,16 @@ def wheel(session: nox.Session) -> Path:
     if not _wheels:
         folder = Path(session.create_tmp()) / "wheel"
         shutil.rmtree(folder, ignore_errors=True)
-        session.run("pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), ".", silent=True)
+        session.run("uv", "build", "-q", "--wheel", "--out-dir", str(folder), silent=True)
         _wheels.extend(folder.glob("*.whl"))
     return _wheels[0]
 
 
 def install(session: nox.Session, *groups: str, celery: str = NEWEST) -> None:
     """Install the wheel with its extras, one Celery with its kombu, and dependency groups."""
-    package = wheel(session)
-    # In an environment that is reused pip would keep a wheel of the same version.
-    session.run_install("pip", "uninstall", "-q", "-y", "reliable-tasks", silent=True)
     session.install(
-        f"{package}[demo,testing]",
+        f"{wheel(session)}[demo,testing]",
+        "--reinstall-package=reliable-tasks",  # also over a wheel of the same version
         f"celery[redis]=={celery}.*",
         f"kombu=={celery}.*",
         *(requirement for name in groups for requirement in group(name)),
@@ -110,7 +110,7 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All everyday tests on the Python that runs nox, the quicker ones on the others."""
     install(session, "tests")
-    pytest(session, *SIDE_BY_SIDE, *(EVERYDAY if session.python == MAIN else QUICKER))
+    pytest(session, *SIDE_BY_SIDE, *(EVERYDAY if session.python == MAIN else (*FOLDERS, *QUICKER)))
 
 
 @nox.session
@@ -118,7 +118,7 @@ def tests(session: nox.Session) -> None:
 def celery(session: nox.Session, celery: str) -> None:
     """What speaks to Celery, on one Celery; stores, keys and traces do not."""
     install(session, "tests", celery=celery)
-    pytest(session, *SIDE_BY_SIDE, "tests/unit", "tests/integration", *QUICKER[1:])
+    pytest(session, *SIDE_BY_SIDE, "tests/integration", "tests/unit", *QUICKER)
 
 
 @nox.session
@@ -149,7 +149,7 @@ def docs(session: nox.Session) -> None:
     site = str(Path(session.create_tmp()) / "site")
     command = ("mkdocs", "build", "--quiet", "--strict", "--site-dir", site)
     session.run(*command, env={"NO_MKDOCS_2_WARNING": "1"})
-    pytest(session, "tests/docs")
+    pytest(session, "-n", "4", "tests/docs")
 
 
 @nox.session

@@ -192,8 +192,8 @@ def own(bench: Bench, label: str) -> Iterator[StartOwn]:
         process.close()
 
 
-class TestWorkers:
-    """Pools, and how workers end."""
+class TestPools:
+    """Every pool of Celery."""
 
     @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent", "eventlet"])
     def test_renewal_in_every_pool(
@@ -209,6 +209,10 @@ class TestWorkers:
         bench.drained()
         assert bench.ledger.counts("begun")[label] == 1
         bench.ran_once(label)
+
+
+class TestWorkers:
+    """How workers and their processes end."""
 
     def test_one_task_per_child(self, bench: Bench, own: StartOwn, label: str) -> None:
         """With a new child for each task every job still runs once and answers."""

@@ -130,15 +130,6 @@ def at_each_carrier(point: str, action: str, times: int = 1) -> list[tuple[Build
     ]
 
 
-@pytest.mark.parametrize("action", ["copy", "late"])
-def test_copies_of_every_message(bench: Bench, action: str) -> None:
-    """However often each message of a flow comes, each step runs once and the result arrives."""
-    names = {build: [label.rpartition(".")[2] for label in steps_of(build)] for build in FLOWS}
-    run_all(bench, [
-        (build, [("copies", name, action, 2) for name in names[build]]) for build in FLOWS
-    ])  # fmt: skip
-
-
 def steps_of(build: Build) -> list[str]:
     """Return the steps of a flow."""
     flow = Flow("any")
@@ -146,26 +137,45 @@ def steps_of(build: Build) -> list[str]:
     return flow.steps
 
 
-@pytest.mark.parametrize("point", ["record", "result", "sent"])
-def test_process_killed_after_the_record(bench: Bench, point: str) -> None:
-    """Killed between the record and the broker's acknowledgement, a copy sends what is unsent."""
-    run_all(bench, at_each_carrier(point, "kill"))
+class TestCopies:
+    """Copies of every message of a flow."""
+
+    @pytest.mark.parametrize("action", ["copy", "late"])
+    def test_copies_of_every_message(self, bench: Bench, action: str) -> None:
+        """However often a message of a flow comes, each step runs once and the result arrives."""
+        names = {build: [label.rpartition(".")[2] for label in steps_of(build)] for build in FLOWS}
+        run_all(bench, [
+            (build, [("copies", name, action, 2) for name in names[build]]) for build in FLOWS
+        ])  # fmt: skip
 
 
-@pytest.mark.parametrize("point", ["record", "result"])
-@pytest.mark.parametrize("times", [1, 3])
-def test_broker_or_backend_fails_after_the_record(bench: Bench, point: str, times: int) -> None:
-    """A publish or a result that fails is tried again, in place or by a copy: the body is not."""
-    run_all(bench, at_each_carrier(point, "fail", times))
+class TestDeaths:
+    """Processes that die when the outcome is recorded."""
+
+    @pytest.mark.parametrize("point", ["record", "result", "sent"])
+    def test_process_killed_after_the_record(self, bench: Bench, point: str) -> None:
+        """Killed between the record and the acknowledgement, a copy sends what is unsent."""
+        run_all(bench, at_each_carrier(point, "kill"))
+
+    def test_completer_killed_before_the_body(self, bench: Bench) -> None:
+        """A member that died with the backend's claim on its chord is looked at a second time."""
+        run_all(bench, [
+            (build, [("publish", body, "kill", 1)])
+            for build, expected in FLOWS.items()
+            for body in expected.bodies
+        ])  # fmt: skip
 
 
-def test_completer_killed_before_the_body(bench: Bench) -> None:
-    """A member that died with the backend's claim on its chord is looked at a second time."""
-    run_all(bench, [
-        (build, [("publish", body, "kill", 1)])
-        for build, expected in FLOWS.items()
-        for body in expected.bodies
-    ])  # fmt: skip
+class TestOutages:
+    """A broker or a result backend that fails when the outcome is recorded."""
+
+    @pytest.mark.parametrize("point", ["record", "result"])
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_broker_or_backend_fails_after_the_record(
+        self, bench: Bench, point: str, times: int
+    ) -> None:
+        """What fails to be sent is tried again, in place or by a copy: the body is not."""
+        run_all(bench, at_each_carrier(point, "fail", times))
 
 
 class TestFailure:

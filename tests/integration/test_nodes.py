@@ -261,7 +261,8 @@ class TestBeatProcess:
 
     def test_restart_keeps_the_schedule(self, database):
         """A beat that ended in good order goes on from the schedule file that it left."""
-        with BeatProcess(APP, env=database.celery_env) as beat:
+        with BeatProcess(APP, env=database.celery_env, log_level="DEBUG") as beat:
+            eventually(lambda: "Ticking" in beat.log)  # it has opened its schedule file
             assert beat.terminate() == 0
             assert list(beat.directory.glob("schedule*"))
 

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any
 
 import pytest
@@ -22,9 +22,8 @@ KEYS = 4
 def storm(united: Unique, label: str, call: Callable[[str, int], Any]) -> dict[str, float]:
     """Call each key without pause while children die; returns when each was called last."""
     keys = [f"{label}-{number}" for number in range(KEYS)]
-    until = time.monotonic() + SECONDS
 
-    def produce(key: str) -> float:
+    def produce(key: str, until: float) -> float:
         version = 0
         while time.monotonic() < until:
             called = time.time()
@@ -37,7 +36,8 @@ def storm(united: Unique, label: str, call: Callable[[str, int], Any]) -> dict[s
         WorkerProcess(APP, queues=[label], concurrency=3, env=united.env) as worker,
         ThreadPoolExecutor(KEYS) as pool,
     ):
-        last_calls = pool.map(produce, keys)
+        until = time.monotonic() + SECONDS
+        last_calls = pool.map(produce, keys, repeat(until))
         while time.monotonic() < until:
             time.sleep(random.uniform(0.3, 0.9))
             worker.kill_child()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 from reliable_tasks.core.store import Store
@@ -18,6 +19,10 @@ class Place(Protocol):
 
     def now_ms(self) -> int:
         """Return the store's time."""
+        ...
+
+    def ahead(self) -> float:
+        """Return by how many seconds more than the world's clock its time has passed."""
         ...
 
     def advance(self, seconds: float) -> None:
@@ -38,6 +43,9 @@ class Memory:
     def now_ms(self) -> int:
         return self._clock.now_us() // 1_000
 
+    def ahead(self) -> float:
+        return 0.0
+
     def advance(self, seconds: float) -> None:
         """The world has moved the clock already."""
 
@@ -48,7 +56,7 @@ class Memory:
 
 class Served:
     """
-    A Redis store, on whose server time is moved by moving its records.
+    A Redis store, on whose server time is moved by moving its records; it also goes on by itself.
 
     Args:
         store: The store.
@@ -57,10 +65,14 @@ class Served:
 
     def __init__(self, store: Store, client: Any) -> None:
         self.store, self._client = store, client
+        self._began = time.monotonic()
 
     def now_ms(self) -> int:
         seconds, microseconds = self._client.time()
         return int(seconds * 1_000 + microseconds // 1_000)
+
+    def ahead(self) -> float:
+        return time.monotonic() - self._began
 
     def advance(self, seconds: float) -> None:
         for key in list(self.store.scan()):

@@ -189,7 +189,7 @@ class World:
     def _superseded(self, run: Delivery) -> None:
         """Only whoever has not renewed for a lease may be overtaken, and may do harm unfenced."""
         lease = run.lease
-        if lease is None or run.overslept or lease.remaining <= 0:
+        if lease is None or run.overslept or lease.remaining <= self.place.ahead():
             self._excuse(run)
         else:
             self.history.broken.append(f"{run} lost its lease while it was awake")
