@@ -17,19 +17,19 @@ GROUPS = nox.project.load_toml("pyproject.toml")
 
 # The long runs have sessions of their own; the pages are run by `docs`, the guides from other
 # libraries by `migration`, which installs those.
-FOLDERS = (
-    "tests/integration",
-    "tests/property",
-    "tests/contract",
-    "tests/traces",
-    "tests/unit",
+EVERYDAY = (
+    "tests",
+    "--ignore=tests/chaos",
+    "--ignore=tests/docs",
+    "--ignore=tests/migration",
+    "-m",
+    "not chaos and not property_long",
 )
-EVERYDAY = (*FOLDERS, "-m", "not chaos and not property_long")
 # Most tests wait for real servers and workers. A class stays with one process, and so do the
-# functions of a file, as their workers do; the folders that take longest are begun first.
+# functions of a file, as their workers do; the folder that takes longest is not put off to the end.
 SIDE_BY_SIDE = ("-n", "8", "--dist", "loadscope", "--no-loadscope-reorder")
 # What could differ from one Python or Celery to the next, without the long integration tests.
-QUICKER = ("-m", "hooks or not (integration or chaos or property_long)")
+QUICKER = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
@@ -110,7 +110,7 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All everyday tests on the Python that runs nox, the quicker ones on the others."""
     install(session, "tests")
-    pytest(session, *SIDE_BY_SIDE, *(EVERYDAY if session.python == MAIN else (*FOLDERS, *QUICKER)))
+    pytest(session, *SIDE_BY_SIDE, *(EVERYDAY if session.python == MAIN else QUICKER))
 
 
 @nox.session
@@ -118,7 +118,7 @@ def tests(session: nox.Session) -> None:
 def celery(session: nox.Session, celery: str) -> None:
     """What speaks to Celery, on one Celery; stores, keys and traces do not."""
     install(session, "tests", celery=celery)
-    pytest(session, *SIDE_BY_SIDE, "tests/integration", "tests/unit", *QUICKER)
+    pytest(session, *SIDE_BY_SIDE, "tests/integration", "tests/unit", *QUICKER[1:])
 
 
 @nox.session
