@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from reliable_tasks.stores.memory import MemoryStore
-from reliable_tasks.testing import ManualClock, StoreContract
+from reliable_tasks.testing import LimiterContract, ManualClock, StoreContract
 from reliable_tasks.testing.contract import Elapse, Plant
 
 
-class TestMemory(StoreContract):
+class TestMemory(StoreContract, LimiterContract):
     """On a clock that stands still until it is moved."""
 
     @pytest.fixture

@@ -9,7 +9,7 @@ import redis
 
 from reliable_tasks.core.records import Granted, State, line_of
 from reliable_tasks.stores.redis import RedisStore
-from reliable_tasks.testing import Database, StoreContract, eventually
+from reliable_tasks.testing import Database, LimiterContract, StoreContract, eventually
 from reliable_tasks.testing.contract import OneKey, Plant
 from reliable_tasks.testing.contract.support import Fixtures
 from tests.stores import redis_store
@@ -30,7 +30,7 @@ def client(database: Database) -> Iterator[redis.Redis]:
         yield client
 
 
-class TestRedis(StoreContract):
+class TestRedis(StoreContract, LimiterContract):
     """With the server's own clock."""
 
     @pytest.fixture

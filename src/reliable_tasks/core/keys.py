@@ -50,6 +50,7 @@ __all__ = (
     "digest",
     "is_record",
     "key_of",
+    "limit_key",
     "message_key",
     "payload_digest",
     "record_key",
@@ -64,6 +65,7 @@ KeySpec: TypeAlias = str | Sequence[str] | Callable[..., object]
 """A key given for one call, the names of arguments, or a callable that makes the key."""
 
 _SHELF = "dead-letters"
+_LIMITS = ("=budget", "=breaker")
 _MAX_STEPS = 6  # of a path in an error; the rest of a deep path helps nobody
 _MAX_SHAPES = 4096  # signatures remembered; a process has far fewer tasks
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
@@ -524,8 +526,14 @@ def shelf_name(prefix: str) -> str:
     return f"rt1:{prefix}:{_SHELF}"
 
 
+def limit_key(prefix: str, kind: str, name: str) -> str:
+    """Name of what a store counts for the ``budget`` or ``breaker`` called *name*."""
+    return f"rt1:{prefix}:={kind}:{name}"
+
+
 def is_record(name: bytes) -> bool:
     """Whether *name* is that of a record, among all that a server may hold."""
     first, *others = name.split(b":")
     is_shelf = len(others) == 2 and others[-1] == _SHELF.encode()
-    return first == b"rt1" and not is_shelf
+    is_limit = len(others) > 2 and others[1].decode(errors="replace") in _LIMITS
+    return first == b"rt1" and not is_shelf and not is_limit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from threading import Lock
@@ -10,6 +11,14 @@ from threading import Lock
 from reliable_tasks.core import decisions, reservations
 from reliable_tasks.core.clock import Clock
 from reliable_tasks.core.decisions import Claim
+from reliable_tasks.core.limits import (
+    Breaker,
+    BreakerTerms,
+    Budget,
+    BudgetTerms,
+    Counts,
+    Passage,
+)
 from reliable_tasks.core.records import (
     Answer,
     Confirmation,
@@ -54,15 +63,17 @@ class MemoryStore:
         self._records: dict[str, Record] = {}
         self._sweep_at = SWEEP_FROM
         self._shelves: dict[str, dict[str, bytes]] = {}
+        self._budgets: defaultdict[str, Budget] = defaultdict(Budget)
+        self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
 
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self._records)} records>"
 
     def clear(self) -> None:
-        """Forget all records and all dead letters."""
+        """Forget all records, all dead letters, and what was counted."""
         with self._lock:
-            self._records.clear()
-            self._shelves.clear()
+            for kept in (self._records, self._shelves, self._budgets, self._breakers):
+                kept.clear()
 
     def claim(
         self,
@@ -194,6 +205,25 @@ class MemoryStore:
         with self._lock:
             found = list(self._shelves.get(shelf, {}).items())
         return iter(found)
+
+    def withdraw(
+        self, key: str, *, token: str, wait_ms: int, calls: Counts, terms: BudgetTerms
+    ) -> int:
+        with self._lock:
+            return self._budgets[key].withdraw(token, wait_ms, calls, terms, self._now_ms())
+
+    def admit(self, key: str, *, token: str, successes: Counts, terms: BreakerTerms) -> Passage:
+        with self._lock:
+            return self._breakers[key].admit(token, successes, terms, self._now_ms())
+
+    def report(
+        self, key: str, *, token: str, failed: bool, successes: Counts, terms: BreakerTerms
+    ) -> int:
+        with self._lock:
+            return self._breakers[key].report(token, failed, successes, terms, self._now_ms())
+
+    def _now_ms(self) -> int:
+        return self._clock.now_us() // 1_000
 
     def _find(self, key: str, now_us: int) -> Record | None:
         record = self._records.get(key)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.keys import is_record
+from reliable_tasks.core.limits import BreakerTerms, BudgetTerms, Counts, Passage
 from reliable_tasks.core.records import (
     Answer,
     Busy,
@@ -182,6 +184,28 @@ class RedisStore:
             yield from _mapping(found).items()
             if int(cursor) == 0:
                 return
+
+    def withdraw(
+        self, key: str, *, token: str, wait_ms: int, calls: Counts, terms: BudgetTerms
+    ) -> int:
+        rates = (str(terms.ratio), str(terms.minimum_per_second))
+        asked: tuple[str | int, ...] = (token, wait_ms, *rates, *chain.from_iterable(calls))
+        away_ms: int = self._channel.run(load("withdraw"), key, pack(*asked), len(asked))
+        return away_ms
+
+    def admit(self, key: str, *, token: str, successes: Counts, terms: BreakerTerms) -> Passage:
+        limits = (terms.window_ms, terms.open_for_ms, terms.probes)
+        asked: tuple[str | int, ...] = (token, *limits, *chain.from_iterable(successes))
+        kind, open_ms = self._channel.run(load("admit"), key, pack(*asked), len(asked))
+        return Passage(is_open=kind == 2, is_probe=kind == 1, open_ms=open_ms)
+
+    def report(
+        self, key: str, *, token: str, failed: bool, successes: Counts, terms: BreakerTerms
+    ) -> int:
+        limits = (terms.failures, terms.window_ms, terms.open_for_ms, terms.probes)
+        told: tuple[str | int, ...] = (token, int(failed), *limits, *chain.from_iterable(successes))
+        open_ms: int = self._channel.run(load("report"), key, pack(*told), len(told))
+        return open_ms
 
 
 def _channel_of(client: Any, timeout: float) -> tuple[str, Channel]:

@@ -31,7 +31,7 @@ from reliable_tasks.testing.servers import (
 from reliable_tasks.testing.workers import WorkerFailed, WorkerProcess
 
 if TYPE_CHECKING:
-    from reliable_tasks.testing.contract import StoreContract
+    from reliable_tasks.testing.contract import LimiterContract, StoreContract
     from reliable_tasks.testing.machine import StoreMachine
 
 __all__ = (
@@ -41,6 +41,7 @@ __all__ = (
     "Database",
     "Entry",
     "Ledger",
+    "LimiterContract",
     "ManualClock",
     "PostgresDatabase",
     "PostgresServer",
@@ -67,7 +68,11 @@ __all__ = (
     "valkey_server",
 )
 
-_NEED_TEST_TOOLS = {"StoreContract": "contract", "StoreMachine": "machine"}
+_NEED_TEST_TOOLS = {
+    "LimiterContract": "contract",
+    "StoreContract": "contract",
+    "StoreMachine": "machine",
+}
 
 
 def __getattr__(name: str) -> Any:

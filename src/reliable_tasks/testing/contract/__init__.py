@@ -26,6 +26,7 @@ from reliable_tasks.testing.contract.claims import Claims
 from reliable_tasks.testing.contract.crashes import Crashes
 from reliable_tasks.testing.contract.jobs import Jobs
 from reliable_tasks.testing.contract.leases import Leases
+from reliable_tasks.testing.contract.limits import LimiterContract
 from reliable_tasks.testing.contract.operators import Operators
 from reliable_tasks.testing.contract.outcomes import Outcomes
 from reliable_tasks.testing.contract.publishing import Publishing
@@ -33,7 +34,7 @@ from reliable_tasks.testing.contract.support import Elapse, OneKey, Plant
 from reliable_tasks.testing.contract.turns import Turns
 from reliable_tasks.testing.contract.words import Words
 
-__all__ = ("Elapse", "OneKey", "Plant", "StoreContract")
+__all__ = ("Elapse", "LimiterContract", "OneKey", "Plant", "StoreContract")
 
 
 class StoreContract(Claims, Crashes, Jobs, Leases, Outcomes, Words, Publishing, Turns, Operators):
