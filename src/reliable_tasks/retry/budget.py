@@ -310,7 +310,10 @@ class CircuitBreaker:
         return self._spread(open_ms)
 
     def _sight(self, store: Any, prefix: str) -> _Sight:
-        return self._sights.setdefault(store, {}).setdefault(prefix, _Sight())
+        try:
+            return self._sights.setdefault(store, {}).setdefault(prefix, _Sight())
+        except TypeError:  # nothing can be remembered of a store that is not hashable
+            return _Sight()
 
     def _spread(self, open_ms: int) -> int:
         """Return when to come back: not all at once, but over as long a time as it was open."""
