@@ -11,6 +11,5 @@ from reliable_tasks.pools import registry
 def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers ends with it."""
     monkeypatch.setattr(registry, "_entries", [])
-    monkeypatch.setattr(registry, "_closers", {})
     yield
     registry.close_all()

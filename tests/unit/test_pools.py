@@ -11,7 +11,8 @@ import time
 import weakref
 from collections.abc import Callable
 from functools import partial
-from threading import Event
+from threading import Event, Thread
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import httpx
@@ -20,12 +21,13 @@ import pytest
 import redis
 import redis.asyncio
 import requests
+from celery.concurrency import prefork, solo, thread
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from reliable_tasks import ConfigurationError, close_on_shutdown
-from reliable_tasks.pools import registry
+from reliable_tasks.pools import capacity, handlers, registry
 from reliable_tasks.pools.capacity import check, excess
 from reliable_tasks.pools.kinds import Capacity, Kind
 from reliable_tasks.testing import eventually
@@ -294,6 +296,25 @@ def test_the_end_of_the_interpreter_closes() -> None:
     assert time.monotonic() - begin < 40
 
 
+def test_without_threads_an_alarm_keeps_the_limit(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since Python 3.12 no thread starts at the interpreter's end; all is closed even so."""
+
+    def refuse(_: Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(Thread, "start", refuse)
+    stuck, last = Client(partial(time.sleep, 60)), Client()
+    close_on_shutdown(stuck, name="search", timeout=0.1)
+    close_on_shutdown(last)
+
+    registry.close_all()
+
+    assert last.closed == 1
+    assert "search was not closed: TimeoutError('it took more than 0.1 s')" in caplog.text
+
+
 # --- after a fork --------------------------------------------------------------------------
 
 
@@ -415,3 +436,21 @@ def test_a_worker_warns_in_one_line(
     assert {record.levelname for record in caplog.records} == {"WARNING"}
     assert "postgresql on db:5432" in caplog.text
     assert "postgresql on b:1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pool", "autoscaled_to", "processes"),
+    [(prefork, None, 8), (prefork, 12, 12), (thread, None, 1), (solo, None, 1)],
+    ids=["prefork", "autoscale", "threads", "solo"],
+)
+def test_only_prefork_multiplies(
+    pool: ModuleType, autoscaled_to: int | None, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads and greenlets share the pools of one process; each prefork child has its own."""
+    asked: list[int] = []
+    monkeypatch.setattr(capacity, "check", asked.append)
+    worker = SimpleNamespace(concurrency=8, max_concurrency=autoscaled_to)
+
+    handlers._ready(SimpleNamespace(controller=worker, pool=object.__new__(pool.TaskPool)))
+
+    assert asked == [processes]

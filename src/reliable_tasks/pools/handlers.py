@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import threading
 from typing import Any
 
 from celery.signals import (
@@ -30,9 +29,6 @@ def connect() -> None:
     worker_process_shutdown.connect(_ending, weak=False, dispatch_uid="reliable_tasks.pools")
     worker_shutdown.connect(_ending, weak=False, dispatch_uid="reliable_tasks.pools")
     worker_ready.connect(_ready, weak=False, dispatch_uid="reliable_tasks.pools")
-    before_exit = getattr(threading, "_register_atexit", None)  # while threads can be started
-    if before_exit is not None:
-        before_exit(registry.prepare)
     atexit.register(registry.close_all)
 
 
@@ -49,7 +45,7 @@ def _ending(**_: Any) -> None:
 def _ready(sender: Any, **_: Any) -> None:
     worker, pool = sender.controller, sender.pool
     if type(pool).__module__ != "celery.concurrency.prefork":
-        capacity.check(processes=1)
+        capacity.check(1)
         return
     registry.warn_of_unknown()
-    capacity.check(processes=worker.max_concurrency or worker.concurrency)
+    capacity.check(worker.max_concurrency or worker.concurrency)

@@ -15,7 +15,7 @@ from typing import Any
 from reliable_tasks.pools.closing import Closer
 from reliable_tasks.pools.kinds import Kind
 
-__all__ = ("Entry", "add", "close_all", "entries", "prepare", "reset_all")
+__all__ = ("Entry", "add", "close_all", "entries", "reset_all")
 
 logger = logging.getLogger("reliable_tasks")
 
@@ -42,7 +42,6 @@ class Entry:
 
 
 _entries: list[Entry] = []
-_closers: dict[Entry, Closer] = {}  # made by `prepare`
 
 
 def add(resource: Any, kind: Kind, *, name: str, timeout: float) -> bool:
@@ -97,13 +96,6 @@ def warn_of_unknown() -> None:
             )
 
 
-def prepare() -> None:
-    """Start the threads that `close_all` needs, while threads can be started."""
-    for entry in _due():
-        if entry not in _closers:
-            _closers[entry] = Closer(entry.name)
-
-
 def close_all() -> None:
     """
     Close what belongs to this process and is not closed yet.
@@ -134,12 +126,10 @@ def _start(entry: Entry) -> Closer | None:
         collected = entry.find()
         if entry.kind.collect is not None:
             collected = entry.kind.collect(collected)
-        closer = _closers.pop(entry, None) or Closer(entry.name)
-        closer.start(entry.kind.close, collected)
+        return Closer(entry.name, entry.kind.close, collected, entry.timeout)
     except Exception as exc:
         logger.error("%s was not closed: %r", entry.name, exc)
         return None
-    return closer
 
 
 def _is_same(known: Any, resource: Any) -> bool:
