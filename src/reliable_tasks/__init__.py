@@ -22,14 +22,16 @@ from reliable_tasks.leases import Lease
 from reliable_tasks.many import publish_many
 from reliable_tasks.once import once
 from reliable_tasks.pools import close_on_shutdown
-from reliable_tasks.retry import retry_inline
+from reliable_tasks.retry import CircuitBreaker, GaveUp, RetryBudget, retry_inline, retry_task
 from reliable_tasks.setup import setup
 from reliable_tasks.signals import (
     lease_lost,
+    task_dead_lettered,
     task_deduplicated,
     task_deferred,
     task_quarantined,
     task_replayed,
+    task_retrying,
 )
 from reliable_tasks.task import IdempotentTask
 from reliable_tasks.unique import UniqueResult, UniqueTask
@@ -37,8 +39,10 @@ from reliable_tasks.unique import UniqueResult, UniqueTask
 __all__ = (
     "AlreadyDone",
     "AlreadyRunning",
+    "CircuitBreaker",
     "ConfigurationError",
     "DuplicateJob",
+    "GaveUp",
     "IdempotencyKeyReused",
     "IdempotentTask",
     "InheritedConnection",
@@ -49,6 +53,7 @@ __all__ = (
     "ReliableTasksError",
     "ResultNotKept",
     "RetriesExhausted",
+    "RetryBudget",
     "StoreUnavailable",
     "UniqueResult",
     "UniqueTask",
@@ -58,9 +63,12 @@ __all__ = (
     "once",
     "publish_many",
     "retry_inline",
+    "retry_task",
     "setup",
+    "task_dead_lettered",
     "task_deduplicated",
     "task_deferred",
     "task_quarantined",
     "task_replayed",
+    "task_retrying",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Collection
 from typing import Any
 
 from kombu.exceptions import EncodeError
@@ -13,7 +14,15 @@ from kombu.serialization import dumps
 __all__ = ("letter_of",)
 
 
-def letter_of(task: Any, request: Any, args: Any, kwargs: Any, reason: str) -> bytes:
+def letter_of(
+    task: Any,
+    request: Any,
+    args: Any,
+    kwargs: Any,
+    reason: str,
+    *,
+    leave_out: Collection[str] = (),
+) -> bytes:
     """
     Return a message as bytes from which it can be published again.
 
@@ -26,11 +35,14 @@ def letter_of(task: Any, request: Any, args: Any, kwargs: Any, reason: str) -> b
         request: Its context.
         args: Positional arguments as they came.
         kwargs: Keyword arguments as they came.
-        reason: Why it was not run.
+        reason: Why it was not run, or is run no more.
+        leave_out: Headers of the message that are not kept.
     """
     options = {
         name: value for name, value in request.as_execution_options().items() if value is not None
     }
+    headers = options.get("headers") or {}
+    options["headers"] = {name: headers[name] for name in headers if name not in leave_out}
     whole = {"args": list(args), "kwargs": kwargs, "options": options}
     try:
         content_type, encoding, body = dumps(whole, serializer=task.serializer)

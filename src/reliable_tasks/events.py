@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from reliable_tasks import signals
 from reliable_tasks.message import Event
 
-__all__ = ("tell",)
+__all__ = ("DEAD_LETTERED", "GIVEN_UP", "RETRYING", "WAITING", "Kind", "report", "tell")
 
 logger = logging.getLogger("reliable_tasks")
 
+
+class Kind(NamedTuple):
+    """How one kind of event is told."""
+
+    level: int
+    words: str
+    signal: Any  # None: no signal, a log line only
+
+
 _EVENTS = {
-    Event.REPLAYED: (logging.INFO, "replayed", signals.task_replayed),
-    Event.DEFERRED: (logging.INFO, "deferred", signals.task_deferred),
-    Event.DEDUPLICATED: (logging.INFO, "dropped a copy", signals.task_deduplicated),
-    Event.SUPPRESSED: (logging.INFO, "was not published again", signals.task_deduplicated),
-    Event.LEASE_LOST: (logging.WARNING, "lost its lease", signals.lease_lost),
-    Event.QUARANTINED: (logging.ERROR, "quarantined", signals.task_quarantined),
-    Event.UNGUARDED: (logging.WARNING, "runs unguarded", None),
+    Event.REPLAYED: Kind(logging.INFO, "replayed", signals.task_replayed),
+    Event.DEFERRED: Kind(logging.INFO, "deferred", signals.task_deferred),
+    Event.DEDUPLICATED: Kind(logging.INFO, "dropped a copy", signals.task_deduplicated),
+    Event.SUPPRESSED: Kind(logging.INFO, "was not published again", signals.task_deduplicated),
+    Event.LEASE_LOST: Kind(logging.WARNING, "lost its lease", signals.lease_lost),
+    Event.QUARANTINED: Kind(logging.ERROR, "quarantined", signals.task_quarantined),
+    Event.UNGUARDED: Kind(logging.WARNING, "runs unguarded", None),
 }
+
+RETRYING = Kind(logging.INFO, "is tried again", signals.task_retrying)
+GIVEN_UP = Kind(logging.WARNING, "is not tried again", signals.task_retrying)
+WAITING = Kind(logging.INFO, "is not due yet", None)
+DEAD_LETTERED = Kind(logging.WARNING, "is among the dead letters", signals.task_dead_lettered)
 
 
 class Subject(Protocol):
@@ -36,16 +50,31 @@ class Subject(Protocol):
 
 
 def tell(event: str, delivery: Subject, details: dict[str, Any]) -> None:
-    """Write one structured log line, then send the signal."""
-    level, words, signal = _EVENTS[event]
-    task: Any = delivery.task  # type: ignore[attr-defined]
-    if signal is signals.task_deferred:
+    """Write one structured log line of what a guard did, then send the signal."""
+    kind = _EVENTS[event]
+    if kind.signal is signals.task_deferred:
         details.setdefault("error", None)
-    if logger.isEnabledFor(level):
-        data = {"task_name": task.name, "task_id": delivery.job, "key": delivery.key, **details}
+    task: Any = delivery.task  # type: ignore[attr-defined]
+    report(kind, task, delivery.job, details, key=delivery.key)
+
+
+def report(kind: Kind, task: Any, job: str, details: dict[str, Any], **known: Any) -> None:
+    """
+    Write one structured log line, then send the signal.
+
+    Args:
+        kind: How it is told.
+        task: The signal's sender.
+        job: The task id.
+        details: What the line says; None for a field that means nothing here.
+        known: What the signal and the record's data have besides.
+    """
+    if logger.isEnabledFor(kind.level):
+        data = {"task_name": task.name, "task_id": job, **known, **details}
         facts = " ".join(f"{name}={value}" for name, value in details.items() if value is not None)
         logger.log(
-            level, "Task %s[%s] %s: %s", task.name, delivery.job, words, facts, extra={"data": data}
-        )
-    if signal is not None:
-        signal.send(sender=task, task_id=delivery.job, key=delivery.key, **details)
+            kind.level, "Task %s[%s] %s: %s", task.name, job, kind.words, facts,
+            extra={"data": data},
+        )  # fmt: skip
+    if kind.signal is not None:
+        kind.signal.send(sender=task, task_id=job, **known, **details)

@@ -12,10 +12,12 @@ from celery.utils.dispatch import Signal
 
 __all__ = (
     "lease_lost",
+    "task_dead_lettered",
     "task_deduplicated",
     "task_deferred",
     "task_quarantined",
     "task_replayed",
+    "task_retrying",
 )
 
 _COMMON = {"task_id", "key"}
@@ -37,3 +39,17 @@ lease_lost = Signal(name="lease_lost", providing_args=_COMMON | {"token"})
 
 task_quarantined = Signal(name="task_quarantined", providing_args=_COMMON | {"crashes"})
 """A job ended its process too often; its message is among the dead letters."""
+
+task_retrying = Signal(
+    name="task_retrying", providing_args={"task_id", "attempt", "wait", "error", "reason"}
+)
+"""
+An *attempt*, from 1, of a task with `retry_task` is followed by another after *wait* seconds.
+
+*error* is the class of its error, None for a result that is to be tried again. With *reason*
+``attempts``, ``stop`` or ``refused`` no other follows, and *wait* is None. With ``breaker`` the
+attempt has not begun: it is put off for *wait* seconds.
+"""
+
+task_dead_lettered = Signal(name="task_dead_lettered", providing_args={"task_id", "reason"})
+"""A job of a task with `retry_task` was given up for *reason*, and its message is kept."""

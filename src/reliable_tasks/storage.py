@@ -13,11 +13,15 @@ from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.keys import digest
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.stores.opening import DEFAULT_TIMEOUT, open_store
 
-__all__ = ("Place", "place_of", "prefix_of", "warn_of_other_store")
+__all__ = ("Place", "eager_store", "place_of", "prefix_of", "warn_of_other_store")
 
 logger = logging.getLogger("reliable_tasks")
+
+eager_store = MemoryStore()
+"""Records of `.apply()` and of eager mode, for as long as the process lives."""
 
 _REDIS = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+cluster", "rediss+cluster")
 _SENTINEL = ("master_name", "min_other_sentinels", "sentinel_kwargs")

@@ -36,16 +36,13 @@ from reliable_tasks.guard import Guard
 from reliable_tasks.leases import Lease
 from reliable_tasks.message import Drop, Requeue
 from reliable_tasks.publish import countdown_of, freeze, give_back, members, shown_arguments
+from reliable_tasks.retry.declared import check_declaration
 from reliable_tasks.shield import SoftLimitShield
-from reliable_tasks.storage import Place, place_of, prefix_of, warn_of_other_store
-from reliable_tasks.stores.memory import MemoryStore
+from reliable_tasks.storage import Place, eager_store, place_of, prefix_of, warn_of_other_store
 
 __all__ = ("IdempotentTask",)
 
 logger = logging.getLogger("reliable_tasks")
-
-eager_store = MemoryStore()
-"""Records of `.apply()` and of eager mode, for as long as the process lives."""
 
 WORKER_STEP = "reliable_tasks.worker:WorkerStep"
 
@@ -119,6 +116,7 @@ class IdempotentTask(Task):
             _check_names(options, _signature_of(run))
         _check_spelling(cls)
         _check_acknowledgement(cls)
+        check_declaration(cls)
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
@@ -126,6 +124,7 @@ class IdempotentTask(Task):
         super().on_bound(app)
         _check_spelling(cls)
         _check_acknowledgement(cls)
+        check_declaration(cls)
         if cls.track_started:  # the guard says it: a copy that does not run has not started
             cls.tells_started, cls.track_started = True, False
         app.steps["worker"].add(WORKER_STEP)

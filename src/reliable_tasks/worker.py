@@ -12,7 +12,9 @@ from celery.utils.text import match_case
 from reliable_tasks.core import uniqueness
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.request import drain_active
+from reliable_tasks.retry.declared import check_declaration, plans_of
 from reliable_tasks.shield import limit_every_task
+from reliable_tasks.storage import place_of
 from reliable_tasks.task import IdempotentTask
 
 __all__ = ("WorkerStep", "check", "check_names")
@@ -39,14 +41,20 @@ class WorkerStep(bootsteps.StartStopStep):
 
 def check(app: Any) -> None:
     """
-    Check the settings that guarded tasks depend on.
+    Check the settings that guarded tasks and retries depend on.
 
     Raises:
-        ConfigurationError: A setting of ours is unknown, an app with guarded
-            tasks has no store, or a setting answers duplicates before the guard
-            is asked.
+        ConfigurationError: A setting of ours is unknown, an app whose tasks
+            need a store has none, a setting answers duplicates before the guard
+            is asked, or a task has Celery's retries beside `retry_task`.
     """
     check_names(app.conf, app.namespace)
+    for task in app.tasks.values():
+        check_declaration(type(task))
+        if not isinstance(task, IdempotentTask) and any(
+            plan.needs_store for plan in plans_of(type(task))
+        ):
+            place_of(app.conf)
     guarded = [task for task in app.tasks.values() if isinstance(task, IdempotentTask)]
     if not guarded:
         return

@@ -19,6 +19,7 @@ from reliable_tasks.testing.rabbitmq import (
     VirtualHost,
     rabbitmq_server,
 )
+from reliable_tasks.testing.retries import retries
 from reliable_tasks.testing.servers import (
     Database,
     Server,
@@ -63,6 +64,7 @@ __all__ = (
     "rabbitmq_server",
     "redis_binary",
     "redis_server",
+    "retries",
     "silent_server",
     "valkey_binary",
     "valkey_server",

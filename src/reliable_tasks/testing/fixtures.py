@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
-from reliable_tasks import task
+from reliable_tasks import storage
 from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.testing import servers
 from reliable_tasks.testing.daemons import NOT_FOUND, Daemon, ServerNotFound
@@ -143,9 +143,9 @@ def vhost(rabbitmq: RabbitMQServer) -> VirtualHost:
 @pytest.fixture
 def eager_store() -> Iterator[MemoryStore]:
     """The records of eager mode and of `.apply()`: none at the start of the test, none after it."""
-    task.eager_store.clear()
-    yield task.eager_store
-    task.eager_store.clear()
+    storage.eager_store.clear()
+    yield storage.eager_store
+    storage.eager_store.clear()
 
 
 @pytest.fixture

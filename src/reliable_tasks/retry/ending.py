@@ -1,0 +1,103 @@
+"""When no further attempt follows: the notes, the hook, the dead letter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import sleep
+from typing import Any
+
+from reliable_tasks.core.keys import shelf_name
+from reliable_tasks.core.store import Store
+from reliable_tasks.deadletter import letter_of
+from reliable_tasks.errors import StoreUnavailable
+from reliable_tasks.events import DEAD_LETTERED, report
+from reliable_tasks.retry.attempts import NAME, Attempts, Raised, Reason
+
+__all__ = ("GaveUp", "GiveUp", "bury", "call_hook", "write_notes")
+
+logger = logging.getLogger("reliable_tasks")
+
+PAUSES_BEFORE_LOSS = (0.5, 1.0, 2.0)  # seconds between tries to reach the store
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """
+    A job that failed for good, as `retry_task` tells its ``give_up`` hook.
+
+    Attributes:
+        task_name: The task.
+        task_id: The job.
+        attempts: How many there were.
+        elapsed: Seconds since the first attempt began.
+        reason: ``"attempts"``: all are used; ``"stop"``: `stop` ended it; ``"refused"``: the
+            server said not to try again.
+        error: With which the job fails.
+        args: The job's positional arguments, as its message had them.
+        kwargs: Its keyword arguments.
+    """
+
+    task_name: str
+    task_id: str
+    attempts: int
+    elapsed: float
+    reason: str
+    error: BaseException
+    args: Any = field(repr=False)
+    kwargs: Any = field(repr=False)
+
+
+GiveUp = Callable[[GaveUp], Any]
+
+
+def write_notes(error: BaseException, attempts: Attempts, now: float, reason: Reason) -> None:
+    """Note all attempts on the last one's *error*."""
+    with suppress(Exception):  # what an error's own class does with notes must not hide it
+        for note in attempts.account("retry_task", Raised(error), now, reason):
+            error.add_note(note)
+
+
+def call_hook(hook: GiveUp, given_up: GaveUp) -> None:
+    """Call a ``give_up`` hook; what it raises is logged and hides nothing."""
+    try:
+        hook(given_up)
+    except Exception:
+        logger.exception(
+            "Task %s[%s]: its give_up hook failed", given_up.task_name, given_up.task_id
+        )
+
+
+def bury(task: Any, request: Any, store: Callable[[], Store], prefix: str, reason: Reason) -> None:
+    """
+    Keep the whole message among the dead letters, as if it had never been tried.
+
+    Without a store the job fails all the same: that it is not kept is logged.
+
+    Args:
+        task: The job's task.
+        request: Its context.
+        store: Gives the store.
+        prefix: First part of the records' names.
+        reason: Why it is given up.
+    """
+    try:
+        letter = letter_of(
+            task, request, request.args, request.kwargs, str(reason), leave_out=(NAME,)
+        )
+        _bury(store(), shelf_name(prefix), request.id, letter)
+    except Exception as error:
+        logger.error("Task %s[%s] is not among the dead letters: %s", task.name, request.id, error)
+        return
+    report(DEAD_LETTERED, task, request.id, {"reason": str(reason)})
+
+
+def _bury(store: Store, shelf: str, job: str, letter: bytes) -> None:
+    for pause in PAUSES_BEFORE_LOSS:
+        try:
+            return store.bury(shelf, job, letter)
+        except StoreUnavailable:
+            sleep(pause)
+    return store.bury(shelf, job, letter)

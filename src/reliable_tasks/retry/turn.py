@@ -1,0 +1,270 @@
+"""One delivery of a task with `retry_task`: what comes before its attempt, and after."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from time import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery.exceptions import Retry
+
+from reliable_tasks.core.store import Store
+from reliable_tasks.delivery import SLOT, Execution
+from reliable_tasks.errors import RetriesExhausted
+from reliable_tasks.events import GIVEN_UP, RETRYING, WAITING, Kind, report
+from reliable_tasks.publish import give_back, longest_wait_ms, publish_retry
+from reliable_tasks.retry import switch
+from reliable_tasks.retry.attempts import NAME, Attempts, Outcome, Raised, Reason, Stop
+from reliable_tasks.retry.declared import MARK
+from reliable_tasks.retry.ending import GaveUp, bury, call_hook, write_notes
+from reliable_tasks.storage import eager_store, place_of, prefix_of
+
+if TYPE_CHECKING:
+    from reliable_tasks.retry.budget import CircuitBreaker
+    from reliable_tasks.retry.task import Plan
+
+__all__ = ("Turn",)
+
+logger = logging.getLogger("reliable_tasks")
+
+CLOCKS_DIFFER = 0.1  # seconds by which a message may come before its time and still be run
+
+
+class Turn:
+    """
+    One delivery, in the function that `retry_task` made.
+
+    Args:
+        plan: What the decorator was given.
+        request: The delivery's `celery.app.task.Context`, which names the task under `MARK`.
+    """
+
+    __slots__ = ("_began_at", "_known", "_plan", "_request")
+
+    def __init__(self, plan: Plan, request: Any) -> None:
+        self._plan, self._request = plan, request
+        self._known: Attempts | None = None
+        headers = request.headers
+        if headers and NAME in headers:
+            self._known = Attempts.parse(headers[NAME], request.id)
+        self._began_at = time()
+
+    @property
+    def _attempts(self) -> Attempts:
+        if self._known is None:
+            self._known = Attempts.begin(self._began_at)
+        return self._known
+
+    # --- before the attempt ---------------------------------------------------------------
+
+    def begin(self) -> None:
+        """
+        Let the attempt begin, or put it off.
+
+        Raises:
+            Retry: It is not due yet, or the breaker is open: it was published again.
+        """
+        known, plan = self._known, self._plan
+        if known is not None:
+            self._wait_until_due(known)
+        if plan.breaker is not None and self._is_limited:
+            self._wait_for_breaker(plan.breaker)
+        if known is not None and known.attempt > 1:
+            self._count_in_lease()
+            return
+        self._known = None  # what it was put off before the first attempt does not count
+        if plan.budget is not None and self._is_limited:
+            plan.budget.called()
+
+    def _wait_until_due(self, attempts: Attempts) -> None:
+        remaining = attempts.due_at - time()
+        if remaining > CLOCKS_DIFFER and switch.current().waits:
+            retry = self._publish(attempts, remaining, None)
+            report(WAITING, self._task, self._request.id, {"wait": round(remaining, 3)})
+            raise retry
+
+    def _wait_for_breaker(self, breaker: CircuitBreaker) -> None:
+        wait_ms = breaker.wait_ms(self._store(), self._prefix, token=self._token)
+        if wait_ms:
+            wait = wait_ms / 1_000
+            retry = self._publish(replace(self._attempts, due_at=time() + wait), wait, None)
+            self._tell(RETRYING, None, wait=wait, reason="breaker")
+            raise retry
+
+    # --- after the attempt ----------------------------------------------------------------
+
+    def succeed(self) -> None:
+        """Take note of an attempt whose value is the task's result."""
+        if self._plan.breaker is not None:
+            self._tell_breaker(failed=False)
+
+    def goes_on(self, outcome: Outcome) -> bool:
+        """
+        Whether the body is to be run again at once; False: *outcome* is the task's own.
+
+        Raises:
+            Retry: The next attempt was published.
+            RetriesExhausted: There is none, and the value is not one to return.
+        """
+        if self._execution is not None and self._execution.retry is not None:
+            return False  # the body has published a retry itself
+        now = time()
+        policy = switch.current().applied_to(self._plan.policy)
+        decision = policy.decide(self._attempts, outcome, now)
+        if isinstance(decision, Stop):
+            self._end(outcome, decision.reason, now)
+            return False
+        if not self._request.is_eager:
+            self._go_on_in_queue(outcome, decision.seconds, now)
+        self._go_on_here(outcome, decision.seconds, now)
+        return True
+
+    def _end(self, outcome: Outcome, reason: Reason, now: float) -> None:
+        attempts = self._attempts
+        if reason is Reason.UNRETRYABLE:
+            if isinstance(outcome, Raised):
+                self._tell_breaker(failed=False)
+                if attempts.attempt > 1:
+                    write_notes(outcome.error, attempts, now, reason)
+            return
+        self._tell_breaker(failed=True)
+        elapsed = attempts.elapsed(now)
+        error: BaseException = RetriesExhausted(attempts.attempt, elapsed)
+        if isinstance(outcome, Raised):
+            error = outcome.error
+        write_notes(error, attempts, now, reason)
+        self._give_up(error, reason, elapsed)
+        self._tell(GIVEN_UP, outcome, wait=None, reason=str(reason))
+        if not isinstance(outcome, Raised):
+            raise error
+
+    def _give_up(self, error: BaseException, reason: Reason, elapsed: float) -> None:
+        request, plan = self._request, self._plan
+        if plan.dead_letter:
+            bury(self._task, request, self._store, self._prefix, reason)
+        if plan.give_up is not None:
+            given_up = GaveUp(
+                task_name=self._task.name,
+                task_id=request.id,
+                attempts=self._attempts.attempt,
+                elapsed=elapsed,
+                reason=str(reason),
+                error=error,
+                args=request.args,
+                kwargs=request.kwargs,
+            )
+            call_hook(plan.give_up, given_up)
+
+    # --- the next attempt -----------------------------------------------------------------
+
+    def _go_on_here(self, outcome: Outcome, wait: float, now: float) -> None:
+        """Count the next attempt of an eager run; its wait is only noted."""
+        self._tell(RETRYING, outcome, wait=wait, reason=None)
+        self._known = self._attempts.following(outcome, now, wait)
+        self._request.retries += 1
+        self._count_in_lease()
+
+    def _go_on_in_queue(self, outcome: Outcome, wait: float, now: float) -> NoReturn:
+        following = self._attempts.following(outcome, now, wait)
+        if switch.current().waits:
+            wait = self._limited(wait)
+            following = self._attempts.following(outcome, now, wait)
+        else:
+            wait, following = 0.0, replace(following, due_at=0.0)
+        error = outcome.error if isinstance(outcome, Raised) else None
+        retry = self._publish(following, wait, error)
+        self._tell(RETRYING, outcome, wait=wait, reason=None)
+        raise retry
+
+    def _limited(self, wait: float) -> float:
+        """Return how long to wait so that breaker and budget agree."""
+        wait_ms = max(math.ceil(wait * 1_000), self._tell_breaker(failed=True))
+        budget = self._plan.budget
+        if budget is not None:
+            store, prefix = self._store(), self._prefix
+            wait_ms = budget.wait_ms(store, prefix, token=self._token, wait_ms=wait_ms)
+        return wait_ms / 1_000
+
+    def _publish(self, attempts: Attempts, wait: float, error: BaseException | None) -> Retry:
+        """
+        Publish the message again, and return what tells Celery so.
+
+        A wait that is longer than the broker safely holds goes in several hops.
+        """
+        task, request = self._task, self._request
+        wait_ms = min(math.ceil(wait * 1_000), longest_wait_ms(task.app))
+        headers = {NAME: attempts.encode(request.id)}
+        try:
+            signature = publish_retry(task, request, wait_ms, headers)
+        except Exception as trouble:
+            self._fail_to_publish(trouble, error)
+        retry = Retry(exc=error, when=round(wait, 3), is_eager=False, sig=signature)
+        if self._execution is not None:
+            self._execution.retry = retry
+        return retry
+
+    def _fail_to_publish(self, trouble: Exception, error: BaseException | None) -> NoReturn:
+        """Leave the job in the broker; where it was acknowledged before it ran, it fails."""
+        task = self._task
+        if task.acks_late:
+            give_back(task, "retry", trouble)
+        logger.error("%s: the retry could not be published: %s", task.name, trouble)
+        if error is None:
+            raise trouble
+        error.add_note("retry_task: the next attempt could not be published, so there is none")
+        raise error from trouble
+
+    # --- what others know -----------------------------------------------------------------
+
+    @property
+    def _task(self) -> Any:
+        return self._request.__dict__[MARK]
+
+    @property
+    def _execution(self) -> Execution | None:
+        """The execution of a guarded task; None for a task of another base."""
+        return self._request.__dict__.get(SLOT)  # type: ignore[no-any-return]
+
+    @property
+    def _is_limited(self) -> bool:
+        """Whether budget and breaker are asked."""
+        return not self._request.is_eager and switch.current().waits
+
+    @property
+    def _token(self) -> str:
+        return f"{self._request.id}:{self._attempts.attempt}"
+
+    @property
+    def _prefix(self) -> str:
+        return prefix_of(self._task.app.conf)
+
+    def _store(self) -> Store:
+        if self._request.is_eager:
+            return eager_store
+        if self._execution is not None:
+            return self._task.records  # type: ignore[no-any-return]
+        return place_of(self._task.app.conf).open()
+
+    def _count_in_lease(self) -> None:
+        if self._execution is not None:
+            self._execution.lease.attempt = self._attempts.attempt
+
+    def _tell_breaker(self, *, failed: bool) -> int:
+        """Return for how many milliseconds the breaker is open now."""
+        breaker = self._plan.breaker
+        if breaker is None or not self._is_limited:
+            return 0
+        return breaker.ended(self._store(), self._prefix, token=self._token, failed=failed)
+
+    def _tell(
+        self, kind: Kind, outcome: Outcome | None, *, wait: float | None, reason: str | None
+    ) -> None:
+        details = {
+            "attempt": self._attempts.attempt,
+            "wait": wait if wait is None else round(wait, 3),
+            "error": outcome.kind if outcome is not None else None,
+            "reason": reason,
+        }
+        report(kind, self._task, self._request.id, details)
