@@ -6,6 +6,7 @@ import pytest
 
 from reliable_tasks.testing.nodes import *  # noqa: F403 - fixtures for celery_setup
 from tests.integration.flowing import *  # noqa: F403 - the worker that breaks where it is told to
+from tests.integration.pooling import begin  # noqa: F401 - a fixture
 from tests.integration.uniting import *  # noqa: F403 - the worker of unique tasks
 
 HERE = Path(__file__).parent
