@@ -48,12 +48,13 @@ class Watched:
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Watched:
+def watched(tmp_path: Path) -> Iterator[Watched]:
     """An engine with one idle connection."""
     watched = Watched(tmp_path)
     ask(watched.engine)
     watched.said.clear()
-    return watched
+    yield watched
+    watched.engine.dispose()
 
 
 def ask(engine: Engine) -> int:
@@ -120,6 +121,7 @@ def test_a_scoped_session_forgets_the_parents_session(watched: Watched) -> None:
 
     assert in_child(child) == (False, 2, [])
     assert scoped() is mine
+    scoped.remove()
 
 
 def test_a_scoped_session_is_closed_with_its_connection(watched: Watched) -> None:
