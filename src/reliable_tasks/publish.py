@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import sleep
 from typing import Any, NoReturn
@@ -12,6 +13,10 @@ from celery.canvas import maybe_signature
 from celery.exceptions import Reject
 from celery.utils import uuid
 from kombu.exceptions import EncodeError, SerializationError
+from kombu.transport.native_delayed_delivery import (
+    CELERY_DELAYED_DELIVERY_EXCHANGE,
+    MAX_NUMBER_OF_BITS_TO_USE,
+)
 
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.errors import ReliableTasksError, StoreUnavailable
@@ -27,6 +32,7 @@ __all__ = (
     "members",
     "publish_retry",
     "publish_successor",
+    "queue_of",
     "send_attached",
     "send_failure",
     "shown_arguments",
@@ -37,6 +43,7 @@ logger = logging.getLogger("reliable_tasks")
 DEFAULT_VISIBILITY_TIMEOUT = 3_600.0
 DEFAULT_CONSUMER_TIMEOUT = 1_800.0
 
+_DELAY = re.compile(rf"(?:[01]\.){{{MAX_NUMBER_OF_BITS_TO_USE}}}")
 _PICKLE = {"pickle", "application/x-python-serialize"}
 _HOPELESS = (SerializationError, TypeError, ValueError, LookupError, ReliableTasksError)
 
@@ -81,6 +88,7 @@ def _publish_again(
     copy = task.signature_from_request(
         request,
         countdown=countdown_of(task.app, wait_ms / 1_000),
+        queue=queue_of(task.app, request),
         retries=retries,
         headers=headers,
         add_to_parent=False,
@@ -129,6 +137,32 @@ def countdown_of(app: Any, seconds: float) -> float:
     """
     queues = app.amqp.queues.values()
     return max(1, math.ceil(seconds)) if any(map(_is_quorum, queues)) else seconds
+
+
+def queue_of(app: Any, request: Any) -> str | None:
+    """
+    Return the name of the queue that a message came through an exchange to, to publish it again.
+
+    Celery would publish it with the key of the app's default queue when RabbitMQ delays it.
+
+    Args:
+        app: The Celery app.
+        request: The message's `celery.app.task.Context`.
+
+    Returns:
+        None where Celery finds it itself, since there is no exchange, and where the app does not
+        know the queue.
+    """
+    info = request.delivery_info or {}
+    exchange, key = info.get("exchange"), info.get("routing_key")
+    if not exchange or not key:
+        return None
+    if exchange.endswith(CELERY_DELAYED_DELIVERY_EXCHANGE):
+        exchange, key = None, _DELAY.sub("", key, count=1)
+    for name, queue in app.amqp.queues.items():
+        if key == queue.routing_key and exchange in (None, queue.exchange.name):
+            return str(name)
+    return None
 
 
 def _is_quorum(queue: Any) -> bool:

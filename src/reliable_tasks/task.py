@@ -35,7 +35,14 @@ from reliable_tasks.events import tell
 from reliable_tasks.guard import Guard
 from reliable_tasks.leases import Lease
 from reliable_tasks.message import Drop, Requeue
-from reliable_tasks.publish import countdown_of, freeze, give_back, members, shown_arguments
+from reliable_tasks.publish import (
+    countdown_of,
+    freeze,
+    give_back,
+    members,
+    queue_of,
+    shown_arguments,
+)
 from reliable_tasks.retry.declared import check_declaration
 from reliable_tasks.shield import SoftLimitShield
 from reliable_tasks.storage import Place, eager_store, place_of, prefix_of, warn_of_other_store
@@ -471,6 +478,8 @@ class IdempotentTask(Task):
             options = {**shown_arguments(self.request), **options}
         if not options.get("eta"):
             options["countdown"] = self._retry_countdown(options.get("countdown"))
+        if not {"queue", "exchange", "routing_key"} & options.keys():
+            options["queue"] = queue_of(self.app, self.request)
         try:
             retry = super().retry(args, kwargs, exc, throw=False, **options)
         except Reject as rejected:

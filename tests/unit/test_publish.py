@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 from celery.app.task import Context
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from reliable_tasks import IdempotentTask
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.delivery import Delivery
-from reliable_tasks.publish import freeze, members, publish_successor
+from reliable_tasks.publish import freeze, members, publish_successor, queue_of
 from reliable_tasks.shield import SoftLimitShield
 
 
@@ -242,3 +242,46 @@ class TestWhatWaits:
         publishes = getattr(task.backend, "_chord_publish_claim_expires", None)
         claim = 6 if publishes is None else publishes(6, task.s())
         assert second_look_ms == (claim + 1) * 1_000
+
+
+class TestQueueOf:
+    """A message goes back to the queue that it came from, which need not be the default."""
+
+    DELAY = "0." * 27 + "1."
+
+    @pytest.fixture
+    def topics(self, app: Celery) -> Celery:
+        """An app with queues on topic exchanges."""
+        shop, mail = (Exchange(name, type="topic") for name in ("shop", "mail"))
+        app.conf.task_queues = [
+            Queue("celery", shop, routing_key="celery"),
+            Queue("slow", shop, routing_key="slow.jobs"),
+            Queue("mails", mail, routing_key="slow.jobs"),
+        ]
+        return app
+
+    @pytest.mark.parametrize(
+        ("exchange", "key", "queue"),
+        [
+            ("shop", "celery", "celery"),
+            ("shop", "slow.jobs", "slow"),
+            ("mail", "slow.jobs", "mails"),
+            ("celery_delayed_delivery", DELAY + "slow.jobs", "slow"),
+            ("eu_celery_delayed_delivery", DELAY + "slow.jobs", "slow"),
+            ("celery_delayed_delivery", DELAY + "gone", None),
+            ("shop", "gone", None),
+            ("", "slow", None),
+            (None, None, None),
+        ],
+    )
+    def test_is_read_from_the_delivery(
+        self, topics: Celery, exchange: str | None, key: str | None, queue: str | None
+    ) -> None:
+        """Exchange and key name it, with or without what RabbitMQ's delay put before the key."""
+        info = {"exchange": exchange, "routing_key": key}
+
+        assert queue_of(topics, Context({"delivery_info": info})) == queue
+
+    def test_is_unknown_without_a_delivery(self, topics: Celery) -> None:
+        """A call that no message brought came from no queue."""
+        assert queue_of(topics, Context()) is None
