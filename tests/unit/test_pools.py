@@ -23,6 +23,7 @@ import redis
 import redis.asyncio
 import requests
 from celery.concurrency import prefork, solo, thread
+from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -32,7 +33,7 @@ from reliable_tasks.pools import capacity, handlers, registry
 from reliable_tasks.pools.capacity import check, excess
 from reliable_tasks.pools.kinds import Capacity, Kind
 from reliable_tasks.testing import eventually
-from tests.unit.forked import in_child
+from tests.forked import in_child
 
 URL = "postgresql+psycopg://nobody:secret@db.example:6000/shop"
 
@@ -108,6 +109,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "session": (lambda: Session(create_engine("sqlite://")), "Register the engine"),
     "pool": (lambda: create_engine("sqlite://").pool, "Register the engine"),
     "factory": (lambda: async_sessionmaker(create_async_engine(URL)), "Register its engine"),
+    "psycopg": (partial(AsyncConnectionPool, open=False), "no event loop runs"),
     "redis": (redis.asyncio.Redis, "no event loop runs"),
     "httpx": (httpx.AsyncClient, "no event loop runs"),
 }

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from reliable_tasks import InheritedConnection, close_on_shutdown
 from reliable_tasks.pools import registry
-from tests.unit.forked import in_child
+from tests.forked import in_child
 
 pytestmark = pytest.mark.usefixtures("nothing_registered")
 

@@ -19,7 +19,7 @@ __all__ = ("recognise",)
 KINDS: Mapping[str, Kind] = {**sqlalchemy.KINDS, **psycopg.KINDS, **clients.KINDS}
 WORDS: Mapping[str, Kind] = {**django.WORDS}
 # What cannot be kept over a fork or closed from outside, and what to do instead.
-REFUSED: Mapping[str, str] = {**sqlalchemy.REFUSED, **clients.REFUSED}
+REFUSED: Mapping[str, str] = {**sqlalchemy.REFUSED, **psycopg.REFUSED, **clients.REFUSED}
 
 FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, partial)
 WAYS_TO_CLOSE = ("close", "dispose", "disconnect")
