@@ -16,7 +16,14 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from reliable_tasks import RetriesExhausted, retry_inline
+from reliable_tasks import (
+    CircuitBreaker,
+    GaveUp,
+    RetriesExhausted,
+    RetryBudget,
+    retry_inline,
+    retry_task,
+)
 
 
 class GatewayDown(Exception):
@@ -66,7 +73,35 @@ def state_of(order_id: int) -> str:
     return "paid"
 
 
+def tell(job: GaveUp) -> None:
+    assert_type(job.attempts, int)
+    assert_type(job.error, BaseException)
+
+
+@retry_task(
+    on=GatewayDown,
+    attempts=8,
+    wait=wait_fixed(1) + wait_random(0, 1),
+    stop=stop_after_delay(60),
+    max_wait=timedelta(minutes=5),
+    budget=RetryBudget("gateway"),
+    breaker=CircuitBreaker("gateway"),
+    give_up=tell,
+    dead_letter=True,
+)
+def settle(order_id: int, *, cents: int = 100) -> dict[str, int]:
+    return {"charged": cents, "order": order_id}
+
+
+@retry_task(retry=retry_if_result(lambda state: state == "pending"))
+@retry_inline(on=when_it_says)
+def both(order_id: int) -> str:
+    return "paid"
+
+
 def calls(gateway: Gateway) -> None:
+    assert_type(settle(7, cents=5), dict[str, int])
+    assert_type(both(7), str)
     assert_type(charge(7, cents=5), dict[str, int])
     assert_type(charge(order_id=7), dict[str, int])
     assert_type(gateway.refund(7), str | None)
@@ -80,6 +115,8 @@ def calls(gateway: Gateway) -> None:
 
 
 def mistakes() -> None:
+    settle("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    retry_task(on=GatewayDown, budget="gateway")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     charge("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     charge(7, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     retry_inline(on=GatewayDown, attempts="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
