@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.campaign import running
+from tests.integration.pooling import begin  # noqa: F401 - a fixture
 
 HERE = Path(__file__).parent
 
