@@ -22,6 +22,7 @@ import pytest
 import redis
 import redis.asyncio
 import requests
+from celery import signals
 from celery.concurrency import prefork, solo, thread
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import create_engine
@@ -382,6 +383,32 @@ def test_what_children_leave_alone_is_named(caplog: pytest.LogCaptureFixture) ->
 
     (record,) = caplog.records
     assert record.getMessage().startswith("search is neither reset nor closed")
+
+
+def test_a_worker_that_was_forked_starts_anew() -> None:
+    """A process that forks workers itself tells none of them: each asks when it starts."""
+    told: list[str] = []
+    client = close_on_shutdown(Client(), reset=lambda: told.append("reset"))
+
+    def worker() -> tuple[list[str], int]:
+        signals.worker_init.send(sender=None)
+        signals.worker_shutdown.send(sender=None)
+        return told, client.closed
+
+    assert in_child(worker) == (["reset"], 1)
+
+
+def test_a_worker_in_a_thread_leaves_its_process_alone() -> None:
+    """A worker that a test runs in a thread ends, and what the process goes on with stays open."""
+    client = close_on_shutdown(Client())
+
+    ended = Thread(target=partial(signals.worker_shutdown.send, sender=None))
+    ended.start()
+    ended.join()
+    assert client.closed == 0
+
+    signals.worker_shutdown.send(sender=None)
+    assert client.closed == 1
 
 
 # --- how many connections ------------------------------------------------------------------

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.pools import handlers, registry
-from reliable_tasks.pools.recognise import recognise
 
 __all__ = ("close_on_shutdown",)
 
@@ -60,6 +58,10 @@ def close_on_shutdown(
         ConfigurationError: It is none of these, *timeout* is not above 0, or there is no fork
             guard for its kind.
     """
+    # Most programs that import the package never come here, or have time when they do.
+    from reliable_tasks.pools import handlers, registry  # noqa: PLC0415
+    from reliable_tasks.pools.recognise import recognise  # noqa: PLC0415
+
     if not timeout > 0:
         raise ConfigurationError(f"timeout: expected above 0 s, got {timeout!r}")
     kind = recognise(resource, reset=reset, close=close)
