@@ -30,7 +30,7 @@ class Lease:
         key: The record's key.
         token: Fencing token. An integer that only rises for one key: pass it to
             whatever stores the effect and refuse a lower one there.
-        attempt: Counted from 1; retries + 1.
+        attempt: Counted from 1: retries + 1, or with `retry_task` the number of the attempt.
         crashes: How many executions of the job ended before this one without an outcome.
         lost: True once it is known that the token is no longer current.
         result: What `once` records as the result; unused inside tasks.
