@@ -16,6 +16,7 @@ from reliable_tasks import (
     Quarantined,
     UniqueResult,
     UniqueTask,
+    close_on_shutdown,
     once,
     publish_many,
     setup,
@@ -109,3 +110,23 @@ def publishes_many(signatures: list[Any]) -> list[Exception]:
     assert_type(publications[0].duplicate, bool)
     assert_type(publications[0].is_uncertain, bool)
     return [each.error for each in publications if each.error is not None]
+
+
+class Search:
+    def connect(self) -> None:
+        """Open a connection."""
+
+    def hang_up(self) -> bool:
+        """Close it."""
+        return True
+
+
+search = close_on_shutdown(Search(), timeout=0.5)
+assert_type(search, Search)
+close_on_shutdown(search, name="search", reset=search.connect, close=search.hang_up)
+close_on_shutdown("django")
+
+
+@close_on_shutdown
+def flush_metrics() -> None:
+    """Call me at the end."""
