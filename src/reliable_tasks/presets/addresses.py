@@ -1,0 +1,169 @@
+"""Addresses of brokers and result backends: read, checked, and shown without passwords (pure)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from reliable_tasks.errors import ConfigurationError
+
+__all__ = ("Address", "masked", "read_address", "read_results")
+
+REDIS = ("redis", "rediss", "redis+socket", "sentinel")
+RABBITMQ = ("amqp", "amqps", "pyamqp")
+TLS = ("rediss", "amqps")
+CLUSTER = ("redis+cluster", "rediss+cluster")
+DATABASES = ("db+", "sqla+", "sqlalchemy", "django-db", "database", "mongodb", "postgres", "mysql")
+
+_PASSWORD = re.compile(r"(?<=://)([^/@;]*?):([^/@;]*)@")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """
+    Where a server is: one host or several.
+
+    Args:
+        urls: One URL for each host; they may hold a password.
+    """
+
+    urls: tuple[str, ...] = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        """As Celery takes it."""
+        return ";".join(self.urls)
+
+    @property
+    def has_password(self) -> bool:
+        """Whether it must stay out of files and logs."""
+        return masked(self.text) != self.text
+
+    @property
+    def parts(self) -> SplitResult:
+        """The first URL in its parts."""
+        return urlsplit(self.urls[0])
+
+    @property
+    def scheme(self) -> str:
+        """What stands before ``://``."""
+        return self.parts.scheme
+
+    @property
+    def is_sentinel(self) -> bool:
+        """Whether it names sentinels, which know where the primary is."""
+        return self.scheme == "sentinel"
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme in TLS
+
+    @property
+    def has_own_tls_options(self) -> bool:
+        """Whether its query says how to check the server's certificate."""
+        return "ssl_" in self.parts.query
+
+    @property
+    def database(self) -> str:
+        """The number of a Redis database, as it stands in the path or, for a socket, the query."""
+        if self.scheme == "redis+socket":
+            found = re.search(r"(?:virtual_host|db)=(\d+)", self.parts.query)
+            return found[1] if found else "0"
+        return self.parts.path.strip("/") or "0"
+
+    @property
+    def servers(self) -> frozenset[str]:
+        """The hosts with their ports, or the path of a socket."""
+        if self.scheme == "redis+socket":
+            return frozenset({self.parts.path})
+        port = 26379 if self.is_sentinel else 6379
+        split = map(urlsplit, self.urls)
+        return frozenset(f"{url.hostname or 'localhost'}:{url.port or port}" for url in split)
+
+
+def masked(text: str) -> str:
+    """Return an address with stars in place of its passwords."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def read_address(given: str | Sequence[str], kind: str) -> Address:
+    """
+    Read the address of a broker.
+
+    Args:
+        given: A URL, several with ``;`` between them, or a list of URLs.
+        kind: ``"redis"`` or ``"rabbitmq"``.
+
+    Raises:
+        ConfigurationError: It is not the address of such a broker, or of several that would not
+            share their messages.
+    """
+    address = _split("url", given)
+    schemes = REDIS if kind == "redis" else RABBITMQ
+    _refuse_cluster("url", address)
+    if any(urlsplit(url).scheme not in schemes for url in address.urls):
+        expected = ", ".join(f"{scheme}://" for scheme in schemes)
+        raise ConfigurationError(f"url: expected one of {expected}; got {masked(address.text)!r}")
+    if kind == "redis" and len(address.urls) > 1 and not address.is_sentinel:
+        raise ConfigurationError(
+            f"url: expected one Redis, or sentinels, got {masked(address.text)!r}. Two servers do "
+            "not share their messages: those on the one that is left would wait until it is used "
+            "again. Let Sentinel say where the primary is: sentinel://host:26379/0;sentinel://..."
+        )
+    return address
+
+
+def read_results(given: str | None, broker: Address) -> Address | None:
+    """
+    Read the address of the result backend.
+
+    Args:
+        given: A Redis, or None for no results.
+        broker: The broker's address.
+
+    Raises:
+        ConfigurationError: It is no Redis, or the very database in which the broker is.
+    """
+    if given is None:
+        return None
+    address = _split("results", given)
+    _refuse_cluster("results", address)
+    if address.text.startswith(DATABASES):
+        raise ConfigurationError(
+            f"results: expected a Redis, got {masked(address.text)!r}. A database pays for each "
+            "task with a transaction, for each waiting caller with polling, and for each worker "
+            "process with a connection. Keep in it what the task itself writes, and results in "
+            "Redis or nowhere."
+        )
+    if address.scheme not in REDIS:
+        raise ConfigurationError(
+            f"results: expected a Redis or None, got {masked(address.text)!r}. A duplicate must "
+            "be able to read the result that another process stored, more than once."
+        )
+    if address.servers & broker.servers and address.database == broker.database:
+        raise ConfigurationError(
+            f"results: expected another database number than the broker's ({broker.database}), got "
+            f"{address.database}. Results in a database of their own can be counted, moved and "
+            "flushed without touching a job."
+        )
+    return address
+
+
+def _split(option: str, given: Any) -> Address:
+    urls = given.split(";") if isinstance(given, str) else list(given)
+    if not urls or any(not isinstance(url, str) or not url for url in urls):
+        shown = masked(given) if isinstance(given, str) else "something else"
+        raise ConfigurationError(f"{option}: expected a URL or several, got {shown!r}")
+    return Address(tuple(urls))
+
+
+def _refuse_cluster(option: str, address: Address) -> None:
+    if address.scheme in CLUSTER:
+        raise ConfigurationError(
+            f"{option}: expected one primary, got {masked(address.text)!r}. Kombu and Celery speak "
+            "to no Redis Cluster. The records of IdempotentTask may live in one: give it as store."
+        )

@@ -1,0 +1,372 @@
+"""What is the same on every broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from reliable_tasks.core.settings import DEFAULTS
+from reliable_tasks.presets.addresses import Address
+from reliable_tasks.presets.installed import is_known, releases
+from reliable_tasks.presets.needs import SHUTDOWN_MARGIN, TO_CLEAN_UP, Needs
+from reliable_tasks.presets.preset import Preset
+from reliable_tasks.presets.rows import LeftOut, Row, sifted
+
+__all__ = ("SOCKET_TIMEOUT", "assembled", "at_least", "common_rows", "max_crashes", "tls_rows")
+
+SOCKET_TIMEOUT = {"web": 2, "worker": 5}  # seconds; BRPOP waits for one
+PUBLISH_RETRIES = {"web": 1, "worker": 3}
+KEEP_RESULTS = 86_400
+
+TOPICS = (BROKER, MESSAGES, TIME, WORKERS, SHUTDOWN, RESULTS, RECORDS) = (
+    "Broker",
+    "Messages",
+    "Time",
+    "Workers",
+    "Shutdown",
+    "Results",
+    "Records",
+)
+
+
+def max_crashes() -> int:
+    """Return after how many deaths a job is quarantined, unless an app says otherwise."""
+    return int(DEFAULTS["max_crashes"])
+
+
+def at_least(given: float | None, least: float) -> float:
+    """Return what was given, or else the least that our default and *least* allow."""
+    return max(int(DEFAULTS["redelivery_horizon"]), least) if given is None else given
+
+
+def common_rows(needs: Needs, results: Address | None, horizon: float, copies: str) -> list[Row]:
+    """
+    Return the rows that both presets share.
+
+    Args:
+        needs: What the team needs.
+        results: The result backend, or None for no results.
+        horizon: How long a copy of a message may still turn up, in seconds.
+        copies: How that was derived.
+    """
+    return [
+        *_messages(needs),
+        *_time(needs),
+        *_workers(needs),
+        *_shutdown(needs),
+        *(_no_results() if results is None else _results(needs, results)),
+        *_records(needs, horizon, copies),
+    ]
+
+
+def assembled(broker: str, needs: Needs, rows: Sequence[Row]) -> Preset:
+    """
+    Return the preset of *rows*, without what the installed Celery does not know.
+
+    Args:
+        broker: Its name.
+        needs: What the team needs.
+        rows: All rows, in any order of topics.
+    """
+    kept, unknown = sifted(rows, is_known, releases())
+    kept.sort(key=lambda row: TOPICS.index(row.topic))
+    needed = (
+        f"tasks of at most {needs.longest_task:g} s, countdowns of at most "
+        f"{needs.longest_countdown:g} s"
+    )
+    return Preset(broker, needed, kept, [*unknown, *_left_out(needs)])
+
+
+def _left_out(needs: Needs) -> Iterator[LeftOut]:
+    """Yield what a reader may look for in vain."""
+    if needs.concurrency is None:
+        yield LeftOut(
+            "worker_concurrency",
+            "Celery takes the number of cores. In a container that is the machine's: give "
+            "concurrency there.",
+        )
+    if needs.workload == "io":
+        yield LeftOut(
+            "task_soft_time_limit, task_time_limit",
+            "Threads cannot be interrupted, so a limit would promise what it does not do. Give "
+            "your clients time-outs.",
+        )
+
+
+def tls_rows(address: Address, setting: str, options: dict[str, Any]) -> Iterator[Row]:
+    """Yield the check of a server's certificate, unless the address says how to do it."""
+    if not address.is_tls or address.has_own_tls_options:
+        return
+    for option, value in options.items():
+        yield Row(
+            name=f"{setting}.{option}",
+            value=value,
+            reason="The server must show a certificate of an authority that the client trusts.",
+            without="The connection is encrypted, but anybody can be at its other end.",
+            source=f"Celery, Configuration: {setting}",
+            topic=BROKER if setting.startswith("broker") else RESULTS,
+        )
+
+
+def _messages(needs: Needs) -> Iterator[Row]:
+    for name, value in (
+        ("task_serializer", "json"),
+        ("result_serializer", "json"),
+        ("accept_content", ["json"]),
+    ):
+        yield Row(
+            name=name,
+            value=value,
+            reason="JSON is data; every language and release reads it.",
+            without="Whoever can write to the broker runs code in your workers, by pickle.",
+            source="Celery, Security",
+            topic=MESSAGES,
+        )
+    yield Row(
+        name="task_publish_retry_policy",
+        value={
+            "max_retries": PUBLISH_RETRIES[needs.publishers],
+            "interval_start": 0,
+            "interval_step": 0.2,
+            "interval_max": 1,
+        },
+        reason=(
+            "A request waits for the publish, so it is tried twice and then fails while there is "
+            "still time to answer."
+            if needs.is_web
+            else "Nobody waits for a worker's publish, so it outlives a short outage."
+        ),
+        without="Each attempt waits for the full time-out: a request hangs as long as the broker.",
+        source="measured: a Redis that accepts and never answers; 4.0 s with 2 s and one retry",
+        topic=MESSAGES,
+    )
+
+
+def _time(needs: Needs) -> Iterator[Row]:
+    if needs.workload == "io":
+        yield Row(
+            name="reliable_tasks_max_run",
+            value=max(needs.hard_limit, needs.lease_seconds),
+            reason=(
+                f"longest_task and {TO_CLEAN_UP} s: a thread that hangs keeps its lease no longer."
+            ),
+            without="A hung execution keeps its job for 24 h.",
+            source="derived: longest_task",
+            topic=TIME,
+        )
+        return
+    yield Row(
+        name="task_soft_time_limit",
+        value=needs.longest_task,
+        reason="longest_task: the task gets an exception and can clean up.",
+        without="A hung task keeps its process until somebody looks.",
+        source="derived: longest_task",
+        topic=TIME,
+        is_promise=True,
+    )
+    yield Row(
+        name="task_time_limit",
+        value=needs.hard_limit,
+        reason=f"longest_task and {TO_CLEAN_UP} s to clean up; then the process is killed.",
+        without=(
+            "No time-out of the broker can be long enough, for none is longer than a task that "
+            "never ends."
+        ),
+        source="derived: longest_task",
+        topic=TIME,
+        is_promise=True,
+    )
+
+
+def _workers(needs: Needs) -> Iterator[Row]:
+    is_io = needs.workload == "io"
+    yield Row(
+        name="worker_pool",
+        value="threads" if is_io else "prefork",
+        reason=(
+            "Tasks wait for others: threads wait cheaply. For gevent start the worker with "
+            "`--pool gevent`, which must patch sockets before anything else is imported."
+            if is_io
+            else "Tasks compute: processes use every core, can be killed, and die alone."
+        ),
+        without=(
+            "A process for each task that waits."
+            if is_io
+            else "One task computes at a time, for all threads; no limit ends it."
+        ),
+        source="Celery, Concurrency",
+        topic=WORKERS,
+    )
+    if needs.concurrency is not None:
+        yield Row(
+            name="worker_concurrency",
+            value=needs.concurrency,
+            reason="So many tasks run at once in one worker.",
+            without="Celery takes the number of the machine's cores, in a container too.",
+            source="derived: concurrency and workload",
+            topic=WORKERS,
+        )
+    yield Row(
+        name="worker_prefetch_multiplier",
+        value=1,
+        reason="A worker holds what it runs, and at most one message more for each slot.",
+        without="Four messages for each slot wait behind long tasks while other workers idle.",
+        source="Celery, Optimizing: prefetch limits",
+        topic=WORKERS,
+        is_promise=True,
+    )
+    yield Row(
+        name="task_acks_late",
+        value=True,
+        reason="A message is acknowledged after the task, so that it outlives its worker.",
+        without="A worker that dies takes its jobs with it.",
+        source="Celery, Tasks: Task.acks_late",
+        topic=WORKERS,
+    )
+    yield Row(
+        name="task_reject_on_worker_lost",
+        value=False,
+        reason=(
+            "A plain task whose process was killed must not come back without a count. "
+            f"IdempotentTask turns it on for itself: it counts, and quarantines after "
+            f"{max_crashes()} deaths."
+        ),
+        without="A job that kills its process does so for ever: 20 times in 12 s.",
+        source="Celery, Tasks: Task.reject_on_worker_lost; measured",
+        topic=WORKERS,
+    )
+    yield Row(
+        name="task_retry_on_worker_lost",
+        value=True,
+        reason=(
+            "A plain task whose process was killed is retried, at most max_retries times. "
+            "IdempotentTask turns it off for itself."
+        ),
+        without="A plain task whose process is killed ends with WorkerLostError.",
+        source="Celery 5.7, Tasks: Task.retry_on_worker_lost",
+        topic=WORKERS,
+    )
+    yield Row(
+        name="worker_deduplicate_successful_tasks",
+        value=False,
+        reason="The guard answers duplicates, and sends what hangs on their messages.",
+        without="A worker with guarded tasks refuses to start.",
+        source="IdempotentTask",
+        topic=WORKERS,
+        is_promise=True,
+    )
+
+
+def _shutdown(needs: Needs) -> Iterator[Row]:
+    fits = needs.longest_task <= needs.soft_shutdown
+    yield Row(
+        name="worker_soft_shutdown_timeout",
+        value=needs.soft_shutdown,
+        reason=(
+            f"grace_period ({needs.grace_period:g} s) without the {SHUTDOWN_MARGIN} s that the "
+            "worker takes to end: tasks go on so long, then their messages go back to the queue. "
+            + (
+                "Every task ends in that time. "
+                if fits
+                else f"Tasks of up to {needs.longest_task:g} s do not all end in that time: these "
+                "run again elsewhere. "
+            )
+            + "It begins with SIGQUIT: set REMAP_SIGTERM=SIGQUIT in the worker's environment, so "
+            "that the SIGTERM of a deploy begins it too."
+        ),
+        without=(
+            "The worker waits for its tasks for as long as they last, is killed at the end of the "
+            "grace period, and Redis learns of it only at the visibility timeout."
+        ),
+        source="derived: grace_period; Celery, Workers Guide: soft shutdown",
+        topic=SHUTDOWN,
+    )
+    yield Row(
+        name="worker_enable_soft_shutdown_on_idle",
+        value=True,
+        reason="A worker that runs nothing may hold messages that wait for their ETA.",
+        without="Those wait for the visibility timeout after each deploy.",
+        source="Celery, Workers Guide: soft shutdown",
+        topic=SHUTDOWN,
+    )
+
+
+def _no_results() -> Iterator[Row]:
+    yield Row(
+        name="task_ignore_result",
+        value=True,
+        reason=(
+            "results was not asked for: nothing is stored that nobody reads. Chords, and "
+            "`.get()`, need results."
+        ),
+        without="Each task costs a write, and each unread result memory for a day.",
+        source="Celery, Tasks: ignore results you don't want",
+        topic=RESULTS,
+    )
+
+
+def _results(needs: Needs, results: Address) -> Iterator[Row]:
+    timeout = SOCKET_TIMEOUT[needs.publishers]
+    source = "Celery, Configuration: Redis backend settings"
+    yield Row(
+        name="result_backend",
+        value=results.text,
+        reason="A database of its own, apart from the messages.",
+        without="Nobody can wait for a result, and chords do not run.",
+        source=source,
+        topic=RESULTS,
+        is_address=True,
+    )
+    yield Row(
+        name="result_expires",
+        value=KEEP_RESULTS,
+        reason="A day: long enough to be read, and memory is given back.",
+        without="Redis fills up with results that nobody reads.",
+        source="Celery, Configuration: result_expires",
+        topic=RESULTS,
+    )
+    for name in ("redis_socket_timeout", "redis_socket_connect_timeout"):
+        yield Row(
+            name=name,
+            value=timeout,
+            reason="A publish subscribes to its result, so the backend must answer as soon.",
+            without="A backend that hangs holds each publish for two minutes.",
+            source=source,
+            topic=RESULTS,
+        )
+    yield Row(
+        name="redis_retry_on_timeout",
+        value=True,
+        reason="Storing a result twice stores the same result.",
+        without="One slow answer, and the result is missing.",
+        source=source,
+        topic=RESULTS,
+    )
+    yield Row(
+        name="redis_socket_keepalive",
+        value=True,
+        reason="The kernel notices a peer that vanished.",
+        without="A caller waits on a connection that a firewall has forgotten.",
+        source=source,
+        topic=RESULTS,
+    )
+
+
+def _records(needs: Needs, horizon: float, copies: str) -> Iterator[Row]:
+    yield Row(
+        name="reliable_tasks_lease_seconds",
+        value=needs.lease_seconds,
+        reason="A dead execution can be taken over after at most this.",
+        without="It is 30 s.",
+        source="given: lease_seconds",
+        topic=RECORDS,
+    )
+    yield Row(
+        name="reliable_tasks_redelivery_horizon",
+        value=horizon,
+        reason=f"No record is forgotten while a copy of its message may turn up: {copies}.",
+        without="A copy that comes later is a new job.",
+        source="derived: longest_task and longest_countdown",
+        topic=RECORDS,
+        is_promise=True,
+    )

@@ -1,0 +1,337 @@
+"""`presets.redis`: what a team needs -> settings for Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from reliable_tasks.core.durations import Seconds
+from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.presets.addresses import Address, read_address, read_results
+from reliable_tasks.presets.common import (
+    BROKER,
+    MESSAGES,
+    RECORDS,
+    RESULTS,
+    SOCKET_TIMEOUT,
+    assembled,
+    at_least,
+    common_rows,
+    tls_rows,
+)
+from reliable_tasks.presets.needs import Needs, read_needs, seconds
+from reliable_tasks.presets.preset import Preset
+from reliable_tasks.presets.rows import Row
+from reliable_tasks.presets.rules import check_horizon, check_lease, check_visibility_timeout
+
+__all__ = ("redis",)
+
+MARGIN = 60  # seconds for a worker to settle what ended, and for clocks that differ
+SWEEP = 5  # seconds
+HEALTH_CHECK = 10  # seconds
+KOMBU = "Kombu, transport/redis.py"
+
+
+def redis(
+    url: str,
+    *,
+    longest_task: Seconds = 600,
+    longest_countdown: Seconds = 3600,
+    workload: str = "cpu",
+    concurrency: int | None = None,
+    results: str | None = None,
+    grace_period: Seconds = 30,
+    keyprefix: str | None = None,
+    publishers: str = "web",
+    queues: str | Sequence[str] = "celery",
+    store: str | None = None,
+    sentinel_master: str | None = None,
+    ca_certs: str | None = None,
+    visibility_timeout: Seconds | None = None,
+    lease_seconds: Seconds = 30,
+    redelivery_horizon: Seconds | None = None,
+) -> Preset:
+    """
+    Derive the settings of an app whose broker is Redis or Valkey.
+
+    Args:
+        url: ``redis://``, ``rediss://`` (TLS), ``redis+socket://``, or sentinels:
+            ``sentinel://host:26379/0;sentinel://host:26379/0``.
+        longest_task: Seconds that a task may run; it is told to end then, and killed 30 s later.
+        longest_countdown: The longest countdown or ETA that is ever published, in seconds. Retries
+            with `retry_task` do not count: those go in hops.
+        workload: ``"cpu"``: processes; ``"io"``: threads.
+        concurrency: Tasks that one worker runs at once; by default the number of cores, for
+            ``"io"`` 20.
+        results: A Redis for results, in another database than the broker; None: no results.
+        grace_period: Seconds from SIGTERM to SIGKILL when you deploy, above 5.
+        keyprefix: First part of the name of every key, for a Redis that others use too.
+        publishers: ``"web"``: somebody waits for a publish, which takes less than 6 s whatever the
+            broker does; ``"worker"``: nobody waits.
+        queues: Names of the queues; the first is the default one.
+        store: A Redis for the records of `IdempotentTask`, if not the broker.
+        sentinel_master: The name under which the sentinels know the primary.
+        ca_certs: File with the authority of the server's certificate, for TLS; the system's
+            authorities if left out.
+        visibility_timeout: Seconds; derived if left out.
+        lease_seconds: Lease of an `IdempotentTask`.
+        redelivery_horizon: How long a copy of a message may turn up, in seconds; derived if left
+            out.
+
+    Returns:
+        The settings, each with its reason.
+
+    Raises:
+        ConfigurationError: A value cannot be used, or two of them cannot hold together.
+    """
+    needs = read_needs(
+        longest_task=longest_task,
+        longest_countdown=longest_countdown,
+        workload=workload,
+        concurrency=concurrency,
+        grace_period=grace_period,
+        lease_seconds=lease_seconds,
+        publishers=publishers,
+        queues=queues,
+    )
+    broker = read_address(url, "redis")
+    backend = read_results(results, broker)
+    _check_sentinel((broker, backend), sentinel_master)
+    hold, made_of = _longest_hold(needs)
+    visible = (
+        hold
+        if visibility_timeout is None
+        else seconds("visibility_timeout", visibility_timeout, least=1)
+    )
+    check_visibility_timeout(visible, hold, made_of)
+    check_lease(needs.lease_seconds, visible)
+    latest, copies = 2 * visible, f"twice the visibility timeout, {2 * visible:g} s"
+    horizon = at_least(
+        None
+        if redelivery_horizon is None
+        else seconds("redelivery_horizon", redelivery_horizon, least=1),
+        latest,
+    )
+    check_horizon(horizon, latest, copies)
+    rows = [
+        *_broker(needs, broker, visible, made_of),
+        *_servers(broker, "broker_transport_options", keyprefix, sentinel_master),
+        *tls_rows(broker, "broker_use_ssl", _tls(ca_certs)),
+        *_queues(needs),
+        *common_rows(needs, backend, horizon, copies),
+        *(_backend(backend, keyprefix, sentinel_master, ca_certs) if backend else ()),
+        *_store(store),
+    ]
+    return assembled("Redis", needs, rows)
+
+
+def _longest_hold(needs: Needs) -> tuple[float, str]:
+    """Return for how long a living worker may hold a message, and what that is made of."""
+    hold = needs.longest_countdown + 2 * needs.hard_limit + MARGIN
+    return hold, (
+        f"longest_countdown {needs.longest_countdown:g} s, the hard time limit "
+        f"{needs.hard_limit:g} s twice, for the task before it may last as long, and {MARGIN} s"
+    )
+
+
+def _check_sentinel(addresses: tuple[Address | None, ...], master: str | None) -> None:
+    has_sentinels = any(address is not None and address.is_sentinel for address in addresses)
+    if has_sentinels and not master:
+        raise ConfigurationError(
+            "sentinel_master: expected the name of the primary beside a sentinel:// address, got "
+            f"{master!r}. Sentinels watch several primaries and must be asked for one."
+        )
+
+
+def _broker(needs: Needs, broker: Address, visible: float, made_of: str) -> Iterator[Row]:
+    timeout = SOCKET_TIMEOUT[needs.publishers]
+    options = "broker_transport_options"
+    yield Row(
+        name="broker_url",
+        value=broker.text,
+        reason="Where messages are.",
+        without="Celery looks for RabbitMQ on this machine.",
+        source="given: url",
+        topic=BROKER,
+        is_promise=True,
+        is_address=True,
+    )
+    yield Row(
+        name="broker_connection_retry_on_startup",
+        value=True,
+        reason="A worker that starts before its broker waits for it.",
+        without="Workers end when they are deployed together with their broker.",
+        source="Celery, Configuration: broker_connection_retry_on_startup",
+        topic=BROKER,
+    )
+    yield Row(
+        name=f"{options}.visibility_timeout",
+        value=visible,
+        reason=(
+            f"A worker may hold a message for so long: {made_of}. A dead worker's jobs come back "
+            "after it."
+        ),
+        without=(
+            "It is an hour: what waits or runs longer is delivered again, to run twice, and again "
+            "an hour later."
+        ),
+        source="derived: longest_task and longest_countdown; Celery, Using Redis: caveats",
+        topic=BROKER,
+        is_promise=True,
+    )
+    yield Row(
+        name=f"{options}.unacked_restore_interval",
+        value=SWEEP,
+        reason="Workers look for messages whose visibility timeout is over so often.",
+        without="They look every 100 s, so that a dead worker's jobs wait longer.",
+        source="Kombu 5.7, transport/redis.py",
+        topic=BROKER,
+    )
+    yield Row(
+        name=f"{options}.unacked_restore_throttle",
+        value=1,
+        reason="They look each time, not each tenth time.",
+        without="The interval counts tenfold.",
+        source="Kombu 5.7, transport/redis.py",
+        topic=BROKER,
+    )
+    yield from _sockets(options, timeout, needs)
+
+
+def _sockets(options: str, timeout: int, needs: Needs) -> Iterator[Row]:
+    yield Row(
+        name=f"{options}.socket_timeout",
+        value=timeout,
+        reason=(
+            "A publish fails within 6 s whatever Redis does"
+            if needs.is_web
+            else "A connection that does not answer is given up"
+        )
+        + ". It must exceed the second for which a worker waits for a message.",
+        without="A Redis that accepts and never answers holds a request for 75 s and more.",
+        source="measured; Kombu 5.7, transport/redis.py: socket_timeout",
+        topic=BROKER,
+    )
+    yield Row(
+        name=f"{options}.socket_connect_timeout",
+        value=timeout,
+        reason="The same for connecting.",
+        without="A machine that is off holds each publish for as long as the kernel tries.",
+        source=KOMBU,
+        topic=BROKER,
+    )
+    yield Row(
+        name=f"{options}.socket_keepalive",
+        value=True,
+        reason="The kernel notices a peer that vanished.",
+        without="A worker waits for messages on a connection that a firewall has forgotten.",
+        source=KOMBU,
+        topic=BROKER,
+    )
+    yield Row(
+        name=f"{options}.health_check_interval",
+        value=HEALTH_CHECK,
+        reason="A connection that was idle for so long is tried before it is used.",
+        without="It is 25 s, and a dead connection is noticed as late.",
+        source=KOMBU,
+        topic=BROKER,
+    )
+    yield Row(
+        name=f"{options}.retry_on_timeout",
+        value=False,
+        reason="A publish whose answer was late has happened.",
+        without="It is sent again below Celery's own retries, and one call is two messages.",
+        source="measured; redis-py, Retry",
+        topic=BROKER,
+    )
+
+
+def _servers(
+    address: Address, setting: str, keyprefix: str | None, master: str | None
+) -> Iterator[Row]:
+    topic = BROKER if setting.startswith("broker") else RESULTS
+    if keyprefix is not None:
+        yield Row(
+            name=f"{setting}.global_keyprefix",
+            value=_checked_prefix(keyprefix),
+            reason="Others use this Redis too.",
+            without="Two apps read each other's messages.",
+            source="given: keyprefix",
+            topic=topic,
+        )
+    if address.is_sentinel:
+        yield Row(
+            name=f"{setting}.master_name",
+            value=master,
+            reason="The primary's name among those that the sentinels watch.",
+            without="No connection can be made.",
+            source="given: sentinel_master",
+            topic=topic,
+        )
+
+
+def _checked_prefix(keyprefix: Any) -> Any:
+    if not isinstance(keyprefix, str) or not keyprefix or ":" in keyprefix.rstrip(":"):
+        raise ConfigurationError(
+            f"keyprefix: expected a text without ':' but at its end, got {keyprefix!r}"
+        )
+    return keyprefix
+
+
+def _tls(ca_certs: str | None) -> dict[str, Any]:
+    return {
+        "ssl_cert_reqs": "required",
+        **({} if ca_certs is None else {"ssl_ca_certs": ca_certs}),
+    }
+
+
+def _queues(needs: Needs) -> Iterator[Row]:
+    yield Row(
+        name="task_default_queue",
+        value=needs.queues[0],
+        reason="Where tasks go that no route names a queue for.",
+        without="They go to the queue celery.",
+        source="given: queues",
+        topic=MESSAGES,
+    )
+    yield Row(
+        name="task_queues",
+        value={name: {"exchange": name, "routing_key": name} for name in needs.queues},
+        reason="The queues that exist. A worker reads all of them, unless --queues names some.",
+        without="Only the default queue exists.",
+        source="given: queues",
+        topic=MESSAGES,
+    )
+    yield _no_missing_queues()
+
+
+def _no_missing_queues() -> Row:
+    return Row(
+        name="task_create_missing_queues",
+        value=False,
+        reason="A queue that is not in task_queues is an error where the task is called.",
+        without="A typo makes a queue that nobody reads, and its jobs wait for ever.",
+        source="Celery, Configuration: task_create_missing_queues",
+        topic=MESSAGES,
+    )
+
+
+def _backend(
+    backend: Address, keyprefix: str | None, master: str | None, ca_certs: str | None
+) -> Iterator[Row]:
+    yield from _servers(backend, "result_backend_transport_options", keyprefix, master)
+    yield from tls_rows(backend, "redis_backend_use_ssl", _tls(ca_certs))
+
+
+def _store(store: str | None) -> Iterator[Row]:
+    if store is not None:
+        yield Row(
+            name="reliable_tasks_store_url",
+            value=store,
+            reason="The records of IdempotentTask are kept there.",
+            without="They are kept in the broker, if it is Redis, else in the result backend.",
+            source="given: store",
+            topic=RECORDS,
+            is_promise=True,
+            is_address=True,
+        )

@@ -1,0 +1,86 @@
+"""One setting with its reason (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reliable_tasks.presets.addresses import masked
+
+__all__ = ("LeftOut", "Row", "sifted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """
+    One setting of a preset.
+
+    Args:
+        name: Celery's or ours; behind a dot one option of a setting that is a mapping.
+        value: What it is set to.
+        reason: Why this value.
+        without: What breaks without it.
+        source: Where that is written, or what the value was derived from.
+        topic: Heading in the file and on the page.
+        is_promise: The promises of `IdempotentTask` rest on it, so that another value in the
+            app's own settings is worth a warning.
+        is_address: It may hold a password.
+    """
+
+    name: str
+    value: Any = field(repr=False)
+    reason: str
+    without: str
+    source: str
+    topic: str
+    is_promise: bool = False
+    is_address: bool = False
+
+    @property
+    def setting(self) -> str:
+        """The setting that it belongs to."""
+        return self.name.partition(".")[0]
+
+    @property
+    def option(self) -> str:
+        """The option inside of the setting; empty if it is the whole setting."""
+        return self.name.partition(".")[2]
+
+    @property
+    def shown(self) -> str:
+        """The value as text, without a password."""
+        return repr(masked(self.value) if self.is_address else self.value)
+
+    def value_in(self, settings: Mapping[str, Any]) -> Any:
+        """Return what *settings* say instead; None if nothing."""
+        value = settings.get(self.setting)
+        if self.option:
+            return value.get(self.option) if isinstance(value, Mapping) else None
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A setting that a preset does not make, and why."""
+
+    name: str
+    reason: str
+
+
+def sifted(
+    rows: Sequence[Row], is_known: Callable[[str], bool], unknown: str
+) -> tuple[list[Row], list[LeftOut]]:
+    """
+    Part *rows* into those whose names are known and those that are left out.
+
+    Args:
+        rows: All rows.
+        is_known: Whether the installed Celery knows a name.
+        unknown: What knows no such name, for the reason.
+    """
+    kept = [row for row in rows if is_known(row.name)]
+    missing = [row for row in rows if not is_known(row.name)]
+    return kept, [
+        LeftOut(row.name, f"{unknown} does not know it. {row.without}") for row in missing
+    ]

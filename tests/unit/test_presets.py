@@ -1,0 +1,193 @@
+"""Presets: what a team needs becomes settings, each with its reason; what cannot hold is refused."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from reliable_tasks import ConfigurationError, presets
+from reliable_tasks.presets.installed import is_known
+
+REDIS = "redis://localhost:6379/0"
+
+
+def row(preset: presets.Preset, name: str) -> Any:
+    return next(row for row in preset.rows if row.name == name)
+
+
+def test_the_defaults_of_redis() -> None:
+    """What is derived when only an address is given."""
+    preset = presets.redis(REDIS)
+
+    options = preset["broker_transport_options"]
+    assert options["visibility_timeout"] == 3600 + 2 * 630 + 60
+    assert (options["socket_timeout"], options["retry_on_timeout"]) == (2, False)
+    assert (preset["task_soft_time_limit"], preset["task_time_limit"]) == (600, 630)
+    assert (preset["worker_pool"], preset["worker_prefetch_multiplier"]) == ("prefork", 1)
+    assert (preset["task_acks_late"], preset["task_create_missing_queues"]) == (True, False)
+    assert preset["worker_soft_shutdown_timeout"] == 25
+    assert preset["task_ignore_result"] is True
+    assert preset["reliable_tasks_redelivery_horizon"] == 21_600
+    assert "result_backend" not in preset
+    assert "worker_concurrency" not in preset
+
+
+def test_everything_follows_from_what_is_needed() -> None:
+    """Longer tasks and countdowns, threads, results and a prefix change what hangs on them."""
+    preset = presets.redis(
+        REDIS,
+        longest_task=timedelta(hours=2),
+        longest_countdown=0,
+        workload="io",
+        results="redis://localhost:6379/1",
+        grace_period=60,
+        keyprefix="shop:",
+        publishers="worker",
+        queues=("fast", "slow"),
+        lease_seconds=10,
+    )
+
+    options = preset["broker_transport_options"]
+    assert options["visibility_timeout"] == 2 * 7230 + 60
+    assert (options["socket_timeout"], options["global_keyprefix"]) == (5, "shop:")
+    assert preset["reliable_tasks_redelivery_horizon"] == 2 * options["visibility_timeout"]
+    assert (preset["worker_pool"], preset["worker_concurrency"]) == ("threads", 20)
+    assert preset["reliable_tasks_max_run"] == 7230
+    assert preset["worker_soft_shutdown_timeout"] == 55
+    assert preset["result_backend"] == "redis://localhost:6379/1"
+    assert preset["result_backend_transport_options"] == {"global_keyprefix": "shop:"}
+    assert preset["redis_retry_on_timeout"] is True
+    assert (preset["task_default_queue"], list(preset["task_queues"])) == ("fast", ["fast", "slow"])
+    assert not {"task_time_limit", "task_soft_time_limit", "task_ignore_result"} & set(preset)
+
+
+def test_a_preset_cannot_be_changed() -> None:
+    """What a preset hands out are copies."""
+    preset = presets.redis(REDIS)
+    preset["broker_transport_options"].clear()
+
+    assert preset["broker_transport_options"]["visibility_timeout"] == 4920
+    assert not hasattr(preset, "__setitem__")
+
+
+def test_passwords_stay_out_of_sight() -> None:
+    """Neither the preset nor a row, its explanation nor an error shows a password."""
+    url = "rediss://shop:hush@localhost:6379/0"
+    preset = presets.redis(
+        url, results="rediss://:hush@localhost:6379/1", store="redis://:hush@elsewhere/2"
+    )
+
+    assert preset["broker_url"] == url
+    shown = preset.explain() + repr(preset) + repr(preset.rows)
+    assert "hush" not in shown
+    assert "shop:***@localhost" in shown
+    for refused in ("amqp://shop:hush@a//", "redis://:hush@a;redis://:hush@b", "redis://:hush@a;"):
+        with pytest.raises(ConfigurationError) as error:
+            presets.redis(refused)
+        assert "hush" not in str(error.value)
+    for refused in ("db+mysql://shop:hush@a/b", "rpc://:hush@", url, "redis+cluster://:hush@a"):
+        with pytest.raises(ConfigurationError) as error:
+            presets.redis(url, results=refused)
+        assert "hush" not in str(error.value)
+
+
+def test_tls_checks_the_certificate() -> None:
+    """Behind rediss:// the server must prove who it is; what the address says is left as it is."""
+    plain = presets.redis("rediss://a/0", results="rediss://a/1", ca_certs="/etc/ca.pem")
+    stated = presets.redis("rediss://a/0?ssl_cert_reqs=none")
+
+    expected = {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/ca.pem"}
+    assert plain["broker_use_ssl"] == plain["redis_backend_use_ssl"] == expected
+    assert "broker_use_ssl" not in stated
+    assert "broker_use_ssl" not in presets.redis(REDIS)
+
+
+def test_sentinels_are_asked_for_a_primary() -> None:
+    """Several sentinels are one broker, and both transports hear the primary's name."""
+    url = "sentinel://a:26379/0;sentinel://b:26379/0"
+    preset = presets.redis(url, results="sentinel://a:26379/1", sentinel_master="jobs")
+
+    assert preset["broker_url"] == url
+    assert preset["broker_transport_options"]["master_name"] == "jobs"
+    assert preset["result_backend_transport_options"] == {"master_name": "jobs"}
+    assert presets.redis(url.split(";"), sentinel_master="jobs")["broker_url"] == url
+
+
+REFUSED = {
+    "another broker": ({"url": "amqp://a//"}, r"url: expected one of redis://, .*got 'amqp://a//'"),
+    "a cluster": ({"url": "redis+cluster://a"}, "speak to no Redis Cluster"),
+    "two servers": ({"url": "redis://a;redis://b"}, "Two servers do not share their messages"),
+    "no address": ({"url": ""}, "url: expected a URL"),
+    "sentinels without a primary": (
+        {"url": "sentinel://a:26379"},
+        "sentinel_master: expected the name of the primary",
+    ),
+    "a task of no time": ({"longest_task": 0}, "longest_task: expected seconds"),
+    "a negative countdown": ({"longest_countdown": -1}, "longest_countdown: expected seconds"),
+    "an unknown workload": ({"workload": "gpu"}, r"workload: expected one of \('cpu', 'io'\)"),
+    "an unknown publisher": ({"publishers": "beat"}, "publishers: expected one of"),
+    "no concurrency": ({"concurrency": 0}, "concurrency: expected a whole number from 1, got 0"),
+    "no queues": ({"queues": ()}, "queues: expected names"),
+    "a queue twice": ({"queues": ("a", "a")}, "queues: expected each name once"),
+    "a prefix in parts": ({"keyprefix": "a:b"}, "keyprefix: expected a text without ':'"),
+    "results in a database": (
+        {"results": "db+postgresql://a/b"},
+        "results: expected a Redis, got .* A database pays for each task",
+    ),
+    "results in django's database": ({"results": "django-db"}, "results: expected a Redis"),
+    "results in messages": ({"results": "rpc://"}, "results: expected a Redis or None"),
+    "results among the messages": (
+        {"results": "redis://localhost/0"},
+        r"results: expected another database number than the broker's \(0\), got 0",
+    ),
+    "no time to end": ({"grace_period": 5}, "grace_period: expected above the 5 s .* got 5 s"),
+    "a short visibility timeout": (
+        {"visibility_timeout": 300},
+        "visibility_timeout: expected at least 4920 s, .*longest_countdown 3600 s.*got 300 s",
+    ),
+    "a long lease": (
+        {"lease_seconds": 5000},
+        r"lease_seconds: expected at most the visibility timeout \(4920 s\), got 5000 s",
+    ),
+    "a short memory": (
+        {"redelivery_horizon": 3600},
+        "redelivery_horizon: expected at least 9840 s, .*visibility timeout.*got 3600 s",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_hold_is_refused(options: dict[str, Any], reason: str) -> None:
+    """The error names both sides of what cannot hold."""
+    with pytest.raises(ConfigurationError, match=reason):
+        presets.redis(**{"url": REDIS, **options})
+
+
+@pytest.mark.hooks
+def test_every_name_is_known_to_the_installed_celery() -> None:
+    """No setting is a word that Celery or Kombu ignores; what they do not know is left out."""
+    preset = presets.redis(
+        "sentinel://a:1/0", results=REDIS, sentinel_master="jobs", keyprefix="shop", store=REDIS
+    )
+
+    assert [row.name for row in preset.rows if not is_known(row.name)] == []
+    left_out = {setting.name: setting.reason for setting in preset.left_out}
+    options = preset["broker_transport_options"]
+    assert ("broker_transport_options.unacked_restore_interval" in left_out) != (
+        "unacked_restore_interval" in options
+    )
+    assert ("task_retry_on_worker_lost" in left_out) != ("task_retry_on_worker_lost" in preset)
+    assert all("does not know it" in left_out[name] for name in left_out if "retry" in name)
+
+
+def test_every_row_says_why() -> None:
+    """Each setting has a reason, what breaks without it, and a source."""
+    preset = presets.redis(REDIS, results="redis://localhost:6379/1")
+
+    for setting in preset.rows:
+        assert setting.reason.endswith("."), setting.name
+        assert setting.without.endswith("."), setting.name
+        assert setting.source, setting.name
+        assert f"{setting.name} = {setting.shown}" in preset.explain()
