@@ -7,6 +7,8 @@ import pytest
 from celery import _state
 from hypothesis import HealthCheck, settings
 
+from reliable_tasks.pools import registry
+
 pytest_plugins = ["pytester", "reliable_tasks.testing.fixtures"]
 
 # Started in the background, the tests would hand an ignored SIGINT on to all that they start.
@@ -28,3 +30,11 @@ def apps_of_one_test() -> Iterator[None]:
     _state._on_app_finalizers.clear()
     _state._on_app_finalizers.update(finalizers)
     _state._set_current_app(current)
+
+
+@pytest.fixture
+def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers with `close_on_shutdown` ends with it."""
+    monkeypatch.setattr(registry, "_entries", [])
+    yield
+    registry.close_all()
