@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ setup(
         **json.loads(os.environ.get(SETTINGS_VARIABLE, "{}")),
     },
 )
+
+
+def settings_env(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return what to add to a worker's environment, so that the app takes these *settings*."""
+    return {SETTINGS_VARIABLE: json.dumps(settings)}
 
 
 class Down(Exception):
