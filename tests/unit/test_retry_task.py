@@ -297,6 +297,20 @@ class TestThroughTheQueue:
         assert info.state == "RETRY"
         assert len(broker.messages) == 1
 
+    def test_taken_over(self, app: Celery, broker: Broker) -> None:
+        """An execution that has lost its lease neither retries the job nor gives it up."""
+        heard: list[GaveUp] = []
+
+        @app.task(base=IdempotentTask, bind=True, shared=False)
+        @retry_task(on=Down, attempts=1, give_up=heard.append)
+        def work(self: Any) -> None:
+            self.lease.lost = True
+            raise Down
+
+        broker.run(work)
+
+        assert heard == []
+
     def test_quorum_queues(self, app: Celery, broker: Broker) -> None:
         """RabbitMQ refuses a countdown below a second, so there is none."""
         quorum = {"x-queue-type": "quorum"}

@@ -108,8 +108,8 @@ class Turn:
             Retry: The next attempt was published.
             RetriesExhausted: There is none, and the value is not one to return.
         """
-        if self._execution is not None and self._execution.retry is not None:
-            return False  # the body has published a retry itself
+        if self._is_settled_elsewhere:
+            return False
         now = time()
         policy = switch.current().applied_to(self._plan.policy)
         decision = policy.decide(self._attempts, outcome, now)
@@ -226,6 +226,12 @@ class Turn:
     def _execution(self) -> Execution | None:
         """The execution of a guarded task; None for a task of another base."""
         return self._request.__dict__.get(SLOT)  # type: ignore[no-any-return]
+
+    @property
+    def _is_settled_elsewhere(self) -> bool:
+        """Whether the body has published a retry itself, or another execution has taken over."""
+        execution = self._execution
+        return execution is not None and (execution.retry is not None or execution.lease.lost)
 
     @property
     def _is_limited(self) -> bool:
