@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from celery import _state
 from reliable_tasks.testing import Database, Ledger, Server, WorkerProcess, close_app, eventually
 from tests.integration.apps import flows
 from tests.integration.apps.flows import FAULTS_VARIABLE, Faults
+from tests.integration.draining import held_routes
 
 __all__ = ("bench", "shared_bench")
 
@@ -29,6 +29,7 @@ class Bench:
     faults: Faults
     worker: WorkerProcess
     queues: list[str] = field(default_factory=lambda: ["celery"])
+    others: list[WorkerProcess] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
@@ -51,12 +52,12 @@ class Bench:
         eventually(lambda: self.ledger.counts("begun")[label] >= times, timeout=TIMEOUT)
 
     def drained(self, timeout: float = TIMEOUT) -> None:
-        """Wait until no message of these queues is left: none waits, none is held."""
+        """Wait until no message is left: none waits, none is held by anybody."""
         client = self.database.client()
 
         def is_over() -> bool:
-            held = [json.loads(each)[2] for each in client.hvals("unacked")]  # routing keys
-            return not any(map(client.llen, self.queues)) and not {*held} & {*self.queues}
+            readers = sum(each.is_running for each in (self.worker, *self.others))
+            return held_routes(client, self.queues, readers) == set()
 
         eventually(is_over, timeout=timeout, message="no message is left")
         client.close()

@@ -176,20 +176,20 @@ StartOwn = Callable[..., WorkerProcess]
 @pytest.fixture
 def own(bench: Bench, label: str) -> Iterator[StartOwn]:
     """Start workers of the test's own queue."""
-    started: list[WorkerProcess] = []
     bench.queues.append(label)
 
     def start(**options: Any) -> WorkerProcess:
         env = {**bench.env, **options.pop("env", {})}
         process = WorkerProcess(APP, queues=[label], env=env, **options)
-        started.append(process)
+        bench.others.append(process)
         return process.start().wait_ready()
 
     yield start
     bench.queues.remove(label)
-    for process in started:
+    for process in bench.others:
         print(process.log[-10_000:])
         process.close()
+    bench.others.clear()
 
 
 class TestPools:

@@ -6,12 +6,13 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise, repeat
 from typing import Any
 
 import pytest
 
-from reliable_tasks.testing import WorkerProcess, eventually
+from reliable_tasks.testing import WorkerFailed, WorkerProcess, eventually
 from tests.integration.apps.unique import battered, battered_last, work
 from tests.integration.uniting import APP, TIMEOUT, Unique, answer
 
@@ -40,7 +41,8 @@ def storm(united: Unique, label: str, call: Callable[[str, int], Any]) -> dict[s
         last_calls = pool.map(produce, keys, repeat(until))
         while time.monotonic() < until:
             time.sleep(random.uniform(0.3, 0.9))
-            worker.kill_child()
+            with suppress(WorkerFailed):  # all are dead already
+                worker.kill_child()
         called = dict(zip(keys, last_calls, strict=True))
         united.drained(label)
     return called

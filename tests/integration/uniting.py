@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from celery.utils import uuid
 
 from reliable_tasks.testing import Database, Ledger, Server, WorkerProcess, close_app, eventually
 from tests.integration.apps import unique
+from tests.integration.draining import held_routes
 
 __all__ = ("APP", "TIMEOUT", "Unique", "label", "shared_unique", "united")
 
@@ -71,8 +71,8 @@ class Unique:
 
         def is_over() -> bool:
             # Not counting results that are messages: this process holds what it did not ask for.
-            held = {json.loads(each)[2] for each in client.hvals("unacked")}
-            return not held & {*names} and not any(map(client.llen, names))
+            held = held_routes(client, names, readers=1)
+            return held is not None and held.isdisjoint(names)
 
         eventually(is_over, timeout=TIMEOUT, message="no message is left")
         client.close()
