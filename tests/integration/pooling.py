@@ -207,10 +207,9 @@ def revoked(stand: Stand) -> str:
 
 
 def shrunk(stand: Stand) -> str:
-    """Take the only child away, and give another one."""
+    """Take the only child away."""
     label = idle(stand)
-    for command in (stand.app.control.pool_shrink, stand.app.control.pool_grow):
-        command(1, reply=True, timeout=TIMEOUT, limit=1)
+    stand.app.control.pool_shrink(1, reply=True, timeout=TIMEOUT, limit=1)
     return label
 
 
@@ -235,7 +234,8 @@ MEMORY = f"--max-memory-per-child={KIB}"
 SETUPS = {
     # A child for each, for the worker may take 5 s to notice that one is gone.
     "children": Setup({"concurrency": len(CHILD), "arguments": [MEMORY]}, CHILD),
-    "prefork, warm": Setup({}, {**SHRUNK, **WARM}),
+    "prefork, shrunk": Setup({}, SHRUNK),
+    "prefork, warm": Setup({}, WARM),
     "prefork, cold": Setup(
         {"concurrency": 2, "arguments": ["--max-tasks-per-child=1"]}, {**TASKS, **COLD}
     ),

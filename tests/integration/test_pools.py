@@ -15,7 +15,7 @@ from tests.integration.pools_page import KINDS, WITHOUT, summary, table
 
 CHILDREN = 4
 # The other ways to end are in tests/chaos.
-WITH = ("children", "prefork, warm", "prefork, cold", "threads, warm", "gevent, warm")
+WITH = ("children", "prefork, warm", "prefork, cold", "threads, warm", "gevent, cold")
 
 
 def used_at_once(stand: Stand) -> dict[int, dict[str, int]]:
@@ -58,7 +58,7 @@ class TestFork:
 
             assert stand.parents_sessions() == parents
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", ["SQLAlchemy", "psycopg_pool"])
     def test_what_happens_without(self, begin: Begin, kind: str) -> None:
         """Children that do not drop what they inherit share one session: answers go astray."""
         options = {"closes": False, "used_before_fork": True}
@@ -105,10 +105,9 @@ class TestEnd:
 class TestTrouble:
     """One that cannot be closed is no reason to keep the others open."""
 
-    @pytest.mark.parametrize("pool", ["prefork", "solo"])
-    def test_one_hangs_and_one_raises(self, begin: Begin, pool: str) -> None:
+    def test_one_hangs_and_one_raises(self, begin: Begin) -> None:
         """The others say goodbye, the two are named in the log, and the worker ends."""
-        with begin(worker={"pool": pool}, closes=True, trouble=True) as stand:
+        with begin(closes=True, trouble=True) as stand:
             label = idle(stand)
             stand.worker.terminate()
 

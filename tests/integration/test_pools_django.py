@@ -113,10 +113,9 @@ def test_connections_are_kept(project: StartProject, way: dict[str, Any]) -> Non
         assert site.postgres.unclean_ends() == 0
 
 
-@each_way
-def test_failed_task(project: StartProject, way: dict[str, Any]) -> None:
+def test_failed_task(project: StartProject) -> None:
     """A task that the database refuses leaves a connection that the next one can use."""
-    with project(way, concurrency=1) as site:
+    with project(POOLED, concurrency=1) as site:
         kept = set(site.sessions())
         refused = [site.order("the same label") for _ in range(2)][1]
 
@@ -126,13 +125,12 @@ def test_failed_task(project: StartProject, way: dict[str, Any]) -> None:
         assert len({*kept, *site.sessions()}) <= EACH
 
 
-@each_way
-def test_parents_sessions_live_on(project: StartProject, way: dict[str, Any]) -> None:
+def test_parents_sessions_live_on(project: StartProject) -> None:
     """A child that is forked later, uses Django and ends takes nothing from the parent."""
     arguments = ["--max-tasks-per-child=1"]
-    with project(way, concurrency=1, arguments=arguments) as site:
+    with project(POOLED, concurrency=1, arguments=arguments) as site:
         site.parents_session()
-        eventually(lambda: len(site.postgres.backends()) == (EACH if way is POOLED else 1))
+        eventually(lambda: len(site.postgres.backends()) == EACH)
         parents = site.postgres.backends()
         site.app.control.pool_grow(1, reply=True, timeout=TIMEOUT, limit=1)
 
