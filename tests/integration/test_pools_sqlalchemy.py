@@ -24,6 +24,7 @@ APP = "tests.integration.apps.inheriting"
 ASK = text("SELECT pg_backend_pid()")
 
 
+@pytest.mark.hooks
 def test_a_worker_with_engines_that_were_used_before_the_fork(
     valkey: Server, postgres_database: PostgresDatabase
 ) -> None:
