@@ -132,12 +132,13 @@ def call_of(publication: Publication) -> Call:
         TypeError: It is no signature.
         Exception: A unique task cannot make a key of it.
     """
-    signature = publication.signature = maybe_signature(publication.signature)
-    if not isinstance(signature, Signature):
+    signature = maybe_signature(publication.signature)
+    if not isinstance(signature, Signature) or not signature.task:
         raise TypeError(
             "publish_many: expected a signature such as task.s(...), "
-            f"got {type(signature).__name__}"
+            f"got {type(publication.signature).__name__}, which names no task"
         )
+    publication.signature = signature
     app = signature.app
     is_single = type(signature) is Signature and signature.task in app.tasks
     if not is_single or not _OWN_WAY.isdisjoint(signature.options):

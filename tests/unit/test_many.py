@@ -135,11 +135,14 @@ class TestOneByOne:
             signatures[1].apply_async()
         self.check(app, publish_many(signatures), unknown.type)
 
-    def test_no_signature(self, app: Celery, add: Any) -> None:
+    @pytest.mark.parametrize("given", ["add", {"x": 1}, {"task": None}])
+    def test_no_signature(self, app: Celery, add: Any, given: Any) -> None:
         """Something else in the list."""
-        publications = publish_many([add.s(1, 1), "add", add.s(2, 1)])
+        publications = publish_many([add.s(1, 1), given, add.s(2, 1)])
         self.check(app, publications, TypeError)
-        assert "expected a signature such as task.s(...), got str" in str(publications[1].error)
+        expected = f"expected a signature such as task.s(...), got {type(given).__name__}, which"
+        assert expected in str(publications[1].error)
+        assert publications[1].signature == given
 
 
 def test_broker_that_nobody_answers_at(add: Any, app: Celery) -> None:
