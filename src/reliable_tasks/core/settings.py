@@ -10,7 +10,7 @@ from typing import Any
 from reliable_tasks.core.durations import to_ms
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("DEFAULTS", "Options", "check_spelling", "read")
+__all__ = ("DEFAULTS", "Options", "check_spelling", "read", "with_defaults")
 
 DAY = 86_400.0
 DEFAULT_MAX_RUN = DAY
@@ -88,10 +88,7 @@ def read(given: Mapping[str, Any]) -> Options:
     Raises:
         ConfigurationError: A value, or two together, cannot work.
     """
-    values = {
-        name: default if given.get(name) is None else given[name]
-        for name, default in DEFAULTS.items()
-    }
+    values = with_defaults(given, DEFAULTS)
     for name, allowed in _CHOICES.items():
         if values[name] not in allowed:
             raise ConfigurationError(f"{name}: expected one of {allowed}, got {values[name]!r}")
@@ -111,6 +108,14 @@ def read(given: Mapping[str, Any]) -> Options:
     )
     _check_together(options)
     return options
+
+
+def with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of all *defaults*; those that are *given*, and are not None, go first."""
+    return {
+        name: default if given.get(name) is None else given[name]
+        for name, default in defaults.items()
+    }
 
 
 def check_spelling(names: Iterable[str], options: Sequence[str]) -> None:

@@ -67,10 +67,7 @@ def read(given: Mapping[str, Any]) -> tuple[Uniqueness, Options]:
     Raises:
         ConfigurationError: A value, or two together, cannot work.
     """
-    values = {
-        name: default if given.get(name) is None else given[name]
-        for name, default in DEFAULTS.items()
-    }
+    values = settings.with_defaults(given, DEFAULTS)
     if values["on_duplicate"] not in _ON_DUPLICATE:
         raise ConfigurationError(
             f"on_duplicate: expected one of {_ON_DUPLICATE}, got {values['on_duplicate']!r}"
