@@ -116,13 +116,13 @@ def test_connections_are_kept(project: StartProject, way: dict[str, Any]) -> Non
 def test_failed_task(project: StartProject) -> None:
     """A task that the database refuses leaves a connection that the next one can use."""
     with project(POOLED, concurrency=1) as site:
-        kept = set(site.sessions())
+        kept = set(site.sessions(3))
         refused = [site.order("the same label") for _ in range(2)][1]
 
         with pytest.raises(Exception, match="duplicate key"):
             refused.get(timeout=TIMEOUT, interval=0.05)
 
-        assert len({*kept, *site.sessions()}) <= EACH
+        assert len({*kept, *site.sessions(3)}) <= EACH
 
 
 def test_parents_sessions_live_on(project: StartProject) -> None:
@@ -149,6 +149,15 @@ def test_threads(project: StartProject) -> None:
         site.worker.terminate()
 
         assert site.postgres.unclean_ends() == 0
+
+
+def test_greenlets(project: StartProject) -> None:
+    """A greenlet ends with its task, and so does its session, whatever the settings say."""
+    with project(PERSISTENT, pool="gevent") as site:
+        results = [site.order() for _ in range(TASKS)]
+        while not all(result.ready() for result in results):
+            assert len(site.postgres.backends()) < TASKS / 2
+        eventually(lambda: not site.postgres.backends())
 
 
 @each_way

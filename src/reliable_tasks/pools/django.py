@@ -4,13 +4,15 @@ Django's connections, beside Celery's own fixup for Django.
 The fixup closes every connection, and in prefork children the pool of each, before and after
 every task. That says goodbye, but with it neither ``CONN_MAX_AGE`` nor a pool can keep a
 connection from one task to the next. Once Django is registered here, a task ends for its
-connections as a request does: by Django's own `close_old_connections`.
+connections as a request does: by Django's own `close_old_connections`. Only with greenlets the
+fixup goes on as it was.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any
 from weakref import ref
@@ -35,8 +37,6 @@ def _register(_: object) -> None:
 
     connection_created.connect(_note)
     signals.worker_init.connect(_take_over)
-    signals.task_prerun.connect(_close_old)
-    signals.task_postrun.connect(_close_old)
 
 
 def _note(connection: Any, **_: Any) -> None:
@@ -49,10 +49,19 @@ def _take_over(sender: Any, **_: Any) -> None:
     from django.db import connections  # noqa: PLC0415 - here it is in use
 
     connections.close_all()
+    if _runs_greenlets(sender.pool_cls):
+        return  # each task has a connection of its own there, so none can be kept for the next
     for fixup in getattr(sender.app, "_fixups", None) or ():
         worker_fixup = getattr(fixup, "worker_fixup", None)
         if worker_fixup is not None and not worker_fixup.db_reuse_max:
             worker_fixup.db_reuse_max = sys.maxsize
+    signals.task_prerun.connect(_close_old)
+    signals.task_postrun.connect(_close_old)
+
+
+def _runs_greenlets(pool: Any) -> bool:
+    name = pool if isinstance(pool, str) else pool.__module__
+    return "gevent" in name or "eventlet" in name
 
 
 def _close_old(sender: Any, **_: Any) -> None:
@@ -97,11 +106,12 @@ def _collect(_: object) -> tuple[list[Any], list[dict[str, Any]]]:
 
 def _close(collected: tuple[list[Any], list[dict[str, Any]]]) -> None:
     connections, pools = collected
-    for connection in connections:
-        connection.inc_thread_sharing()  # it was opened in another thread
-        connection.close()
-    for pool in [pool for by_alias in pools for pool in by_alias.values()]:
-        pool.close()
+    with ExitStack() as stack:  # all are closed, whichever fails; connections first
+        for pool in [pool for by_alias in pools for pool in by_alias.values()]:
+            stack.callback(pool.close)
+        for connection in connections:
+            connection.inc_thread_sharing()  # it was opened in another thread
+            stack.callback(connection.close)
 
 
 WORDS: Mapping[str, Kind] = {
