@@ -1,4 +1,4 @@
-"""Presets: what a team needs becomes settings, each with its reason; what cannot hold is refused."""
+"""Settings derived from what a team needs, each with its reason; what cannot hold is refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 
 from reliable_tasks import ConfigurationError, presets
 from reliable_tasks.presets.installed import is_known
+from reliable_tasks.presets.rendering import VARIABLES, as_file
 
 REDIS = "redis://localhost:6379/0"
+RABBITMQ = "amqp://localhost//"
 
 
 def row(preset: presets.Preset, name: str) -> Any:
@@ -115,6 +117,44 @@ def test_sentinels_are_asked_for_a_primary() -> None:
     assert presets.redis(url.split(";"), sentinel_master="jobs")["broker_url"] == url
 
 
+def test_the_defaults_of_rabbitmq() -> None:
+    """Quorum queues behind topic exchanges, confirmed publishes, dead letters that are kept."""
+    preset = presets.rabbitmq(RABBITMQ, results=REDIS)
+
+    (name, queue), *others = preset["task_queues"].items()
+    arguments = queue["queue_arguments"]
+    assert not others
+    assert (name, queue["exchange_type"], arguments["x-queue-type"]) == ("jobs", "topic", "quorum")
+    assert arguments["x-dead-letter-strategy"] == "at-least-once"
+    assert arguments["x-consumer-timeout"] == 1_800_000
+    assert preset["broker_transport_options"]["confirm_publish"] is True
+    assert preset["broker_channel_error_retry"] is True
+    assert preset["reliable_tasks_redelivery_horizon"] == 21_600
+
+
+def test_a_long_task_lengthens_the_consumer_timeout() -> None:
+    """A worker may hold a message longer than RabbitMQ would let it, if the queue says so."""
+    queue = presets.rabbitmq(RABBITMQ, longest_task=3600)["task_queues"]["jobs"]
+    classic = presets.rabbitmq(RABBITMQ, queue_type="classic")
+
+    assert queue["queue_arguments"]["x-consumer-timeout"] == (2 * 3630 + 60) * 1_000
+    assert classic["task_queues"]["jobs"]["queue_arguments"] == {"x-consumer-timeout": 4_920_000}
+    assert "task_default_queue_type" not in classic
+
+
+def test_several_hosts_of_rabbitmq_are_one_broker() -> None:
+    """Hosts of one cluster are tried in turn; the certificate of each must name it."""
+    preset = presets.rabbitmq(["amqps://u:hush@a//", "amqps://u:hush@b//"], ca_certs="/etc/ca.pem")
+
+    assert preset["broker_url"] == "amqps://u:hush@a//;amqps://u:hush@b//"
+    assert preset["broker_use_ssl"] == {
+        "cert_reqs": 2,
+        "server_hostname": None,
+        "ca_certs": "/etc/ca.pem",
+    }
+    assert "hush" not in preset.explain() + repr(preset)
+
+
 REFUSED = {
     "another broker": ({"url": "amqp://a//"}, r"url: expected one of redis://, .*got 'amqp://a//'"),
     "a cluster": ({"url": "redis+cluster://a"}, "speak to no Redis Cluster"),
@@ -165,6 +205,44 @@ def test_what_cannot_hold_is_refused(options: dict[str, Any], reason: str) -> No
         presets.redis(**{"url": REDIS, **options})
 
 
+REFUSED_BY_RABBITMQ = {
+    "another broker": ({"url": REDIS}, "url: expected one of amqp://, amqps://, pyamqp://; got"),
+    "an unknown type": ({"queue_type": "stream"}, "queue_type: expected one of"),
+    "a short consumer timeout": (
+        {"consumer_timeout": 600},
+        "consumer_timeout: expected at least 1320 s, .*hard time limit 630 s.*got 600 s",
+    ),
+    "a short consumer timeout with countdowns in the worker": (
+        {"consumer_timeout": 1800, "queue_type": "classic"},
+        "consumer_timeout: expected at least 4920 s, .*longest_countdown 3600 s.*got 1800 s",
+    ),
+    "a limit below ours": (
+        {"delivery_limit": 3},
+        r"delivery_limit: expected above max_crashes \(3\), got 3",
+    ),
+    "a countdown of ten years": (
+        {"longest_countdown": 315_360_000},
+        "longest_countdown: expected at most the 268435455 s .*got 3.1536e.08 s",
+    ),
+    "names that end alike": (
+        {"queues": ("mail", "shop.mail")},
+        "queues: expected no name that ends .*'shop.mail' and 'mail'",
+    ),
+    "a short memory": ({"redelivery_horizon": 60}, "expected at least 3600 s, .*consumer timeout"),
+    "results in a database": ({"results": "db+sqlite://"}, "results: expected a Redis, got"),
+    "sentinels without a primary": ({"results": "sentinel://a:1/0"}, "sentinel_master: expected"),
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), REFUSED_BY_RABBITMQ.values(), ids=REFUSED_BY_RABBITMQ
+)
+def test_what_cannot_hold_on_rabbitmq_is_refused(options: dict[str, Any], reason: str) -> None:
+    """The error names both sides of what cannot hold."""
+    with pytest.raises(ConfigurationError, match=reason):
+        presets.rabbitmq(**{"url": RABBITMQ, **options})
+
+
 @pytest.mark.hooks
 def test_every_name_is_known_to_the_installed_celery() -> None:
     """No setting is a word that Celery or Kombu ignores; what they do not know is left out."""
@@ -172,7 +250,9 @@ def test_every_name_is_known_to_the_installed_celery() -> None:
         "sentinel://a:1/0", results=REDIS, sentinel_master="jobs", keyprefix="shop", store=REDIS
     )
 
-    assert [row.name for row in preset.rows if not is_known(row.name)] == []
+    assert [row.name for row in preset.rows if not is_known(row.name, broker="Redis")] == []
+    rabbitmq = presets.rabbitmq("amqps://a//", results=REDIS, store=REDIS, workload="io")
+    assert [row.name for row in rabbitmq.rows if not is_known(row.name, broker="RabbitMQ")] == []
     left_out = {setting.name: setting.reason for setting in preset.left_out}
     options = preset["broker_transport_options"]
     assert ("broker_transport_options.unacked_restore_interval" in left_out) != (
@@ -182,12 +262,47 @@ def test_every_name_is_known_to_the_installed_celery() -> None:
     assert all("does not know it" in left_out[name] for name in left_out if "retry" in name)
 
 
-def test_every_row_says_why() -> None:
+@pytest.mark.parametrize(
+    "preset",
+    [
+        presets.redis(REDIS, results="redis://localhost:6379/1"),
+        presets.rabbitmq(RABBITMQ, results=REDIS, workload="io"),
+    ],
+    ids=["redis", "rabbitmq"],
+)
+def test_every_row_says_why(preset: presets.Preset) -> None:
     """Each setting has a reason, what breaks without it, and a source."""
-    preset = presets.redis(REDIS, results="redis://localhost:6379/1")
-
     for setting in preset.rows:
         assert setting.reason.endswith("."), setting.name
         assert setting.without.endswith("."), setting.name
         assert setting.source, setting.name
-        assert f"{setting.name} = {setting.shown}" in preset.explain()
+        assert f"{setting.name} = {setting.shown}" in presets.explain(preset)
+
+
+@pytest.mark.parametrize("password", ["", "shop:hush@"])
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_the_file_says_what_the_object_says(
+    kind: str, password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rendered file makes the same settings, and has no password in it."""
+    make, scheme = (presets.redis, "rediss") if kind == "redis" else (presets.rabbitmq, "amqps")
+    preset = make(
+        f"{scheme}://{password}a/0",
+        results=f"redis://{password}a/1",
+        store=f"redis://{password}a/2",
+        queues=("fast", "slow"),
+        keyprefix="shop",
+        concurrency=3,
+    )
+    text = as_file(preset)
+    for row in preset.rows:
+        if row.is_address and password:
+            monkeypatch.setenv(VARIABLES[row.name], row.value)
+    made: dict[str, Any] = {}
+    exec(text, made)
+
+    ignored = ("__builtins__", "__doc__", "os")
+    assert {name: made[name] for name in made if name not in ignored} == dict(preset)
+    assert "hush" not in text
+    assert ("import os" in text) == bool(password)
+    assert max(map(len, text.splitlines())) <= 100

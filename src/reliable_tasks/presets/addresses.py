@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("Address", "masked", "read_address", "read_results")
+__all__ = ("Address", "check_sentinel", "masked", "read_address", "read_results")
 
 REDIS = ("redis", "rediss", "redis+socket", "sentinel")
 RABBITMQ = ("amqp", "amqps", "pyamqp")
@@ -84,6 +84,10 @@ class Address:
         split = map(urlsplit, self.urls)
         return frozenset(f"{url.hostname or 'localhost'}:{url.port or port}" for url in split)
 
+    def is_same_database(self, other: Address) -> bool:
+        """Whether both name one database of one Redis."""
+        return bool(self.servers & other.servers) and self.database == other.database
+
 
 def masked(text: str) -> str:
     """Return an address with stars in place of its passwords."""
@@ -117,13 +121,14 @@ def read_address(given: str | Sequence[str], kind: str) -> Address:
     return address
 
 
-def read_results(given: str | None, broker: Address) -> Address | None:
+def read_results(given: str | None, broker: Address, master: str | None) -> Address | None:
     """
     Read the address of the result backend.
 
     Args:
         given: A Redis, or None for no results.
         broker: The broker's address.
+        master: The name under which sentinels know the primary.
 
     Raises:
         ConfigurationError: It is no Redis, or the very database in which the broker is.
@@ -144,13 +149,23 @@ def read_results(given: str | None, broker: Address) -> Address | None:
             f"results: expected a Redis or None, got {masked(address.text)!r}. A duplicate must "
             "be able to read the result that another process stored, more than once."
         )
-    if address.servers & broker.servers and address.database == broker.database:
+    if broker.scheme in REDIS and address.is_same_database(broker):
         raise ConfigurationError(
             f"results: expected another database number than the broker's ({broker.database}), got "
             f"{address.database}. Results in a database of their own can be counted, moved and "
             "flushed without touching a job."
         )
+    check_sentinel(address, master)
     return address
+
+
+def check_sentinel(address: Address, master: str | None) -> None:
+    """Refuse sentinels without the name of the primary."""
+    if address.is_sentinel and not master:
+        raise ConfigurationError(
+            "sentinel_master: expected the name of the primary beside a sentinel:// address, got "
+            f"{master!r}. Sentinels watch several primaries and must be asked for one."
+        )
 
 
 def _split(option: str, given: Any) -> Address:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from reliable_tasks.core.settings import DEFAULTS
@@ -10,23 +11,23 @@ from reliable_tasks.presets.addresses import Address
 from reliable_tasks.presets.installed import is_known, releases
 from reliable_tasks.presets.needs import SHUTDOWN_MARGIN, TO_CLEAN_UP, Needs
 from reliable_tasks.presets.preset import Preset
-from reliable_tasks.presets.rows import LeftOut, Row, sifted
-
-__all__ = ("SOCKET_TIMEOUT", "assembled", "at_least", "common_rows", "max_crashes", "tls_rows")
-
-SOCKET_TIMEOUT = {"web": 2, "worker": 5}  # seconds; BRPOP waits for one
-PUBLISH_RETRIES = {"web": 1, "worker": 3}
-KEEP_RESULTS = 86_400
-
-TOPICS = (BROKER, MESSAGES, TIME, WORKERS, SHUTDOWN, RESULTS, RECORDS) = (
-    "Broker",
-    "Messages",
-    "Time",
-    "Workers",
-    "Shutdown",
-    "Results",
-    "Records",
+from reliable_tasks.presets.rows import (
+    MESSAGES,
+    QUEUES,
+    RECORDS,
+    SHUTDOWN,
+    TIME,
+    TOPICS,
+    WORKERS,
+    LeftOut,
+    Row,
+    sifted,
 )
+from reliable_tasks.presets.servers import no_result_rows, result_rows
+
+__all__ = ("assembled", "at_least", "common_rows", "max_crashes", "queue_rows")
+
+PUBLISH_RETRIES = {"web": 1, "worker": 3}
 
 
 def max_crashes() -> int:
@@ -54,7 +55,7 @@ def common_rows(needs: Needs, results: Address | None, horizon: float, copies: s
         *_time(needs),
         *_workers(needs),
         *_shutdown(needs),
-        *(_no_results() if results is None else _results(needs, results)),
+        *(no_result_rows() if results is None else result_rows(needs, results)),
         *_records(needs, horizon, copies),
     ]
 
@@ -68,7 +69,7 @@ def assembled(broker: str, needs: Needs, rows: Sequence[Row]) -> Preset:
         needs: What the team needs.
         rows: All rows, in any order of topics.
     """
-    kept, unknown = sifted(rows, is_known, releases())
+    kept, unknown = sifted(rows, partial(is_known, broker=broker), releases())
     kept.sort(key=lambda row: TOPICS.index(row.topic))
     needed = (
         f"tasks of at most {needs.longest_task:g} s, countdowns of at most "
@@ -90,21 +91,6 @@ def _left_out(needs: Needs) -> Iterator[LeftOut]:
             "task_soft_time_limit, task_time_limit",
             "Threads cannot be interrupted, so a limit would promise what it does not do. Give "
             "your clients time-outs.",
-        )
-
-
-def tls_rows(address: Address, setting: str, options: dict[str, Any]) -> Iterator[Row]:
-    """Yield the check of a server's certificate, unless the address says how to do it."""
-    if not address.is_tls or address.has_own_tls_options:
-        return
-    for option, value in options.items():
-        yield Row(
-            name=f"{setting}.{option}",
-            value=value,
-            reason="The server must show a certificate of an authority that the client trusts.",
-            without="The connection is encrypted, but anybody can be at its other end.",
-            source=f"Celery, Configuration: {setting}",
-            topic=BROKER if setting.startswith("broker") else RESULTS,
         )
 
 
@@ -162,7 +148,7 @@ def _time(needs: Needs) -> Iterator[Row]:
         without="A hung task keeps its process until somebody looks.",
         source="derived: longest_task",
         topic=TIME,
-        is_promise=True,
+        holds="at most",
     )
     yield Row(
         name="task_time_limit",
@@ -174,7 +160,7 @@ def _time(needs: Needs) -> Iterator[Row]:
         ),
         source="derived: longest_task",
         topic=TIME,
-        is_promise=True,
+        holds="at most",
     )
 
 
@@ -213,7 +199,7 @@ def _workers(needs: Needs) -> Iterator[Row]:
         without="Four messages for each slot wait behind long tasks while other workers idle.",
         source="Celery, Optimizing: prefetch limits",
         topic=WORKERS,
-        is_promise=True,
+        holds="equal",
     )
     yield Row(
         name="task_acks_late",
@@ -253,7 +239,7 @@ def _workers(needs: Needs) -> Iterator[Row]:
         without="A worker with guarded tasks refuses to start.",
         source="IdempotentTask",
         topic=WORKERS,
-        is_promise=True,
+        holds="equal",
     )
 
 
@@ -291,67 +277,6 @@ def _shutdown(needs: Needs) -> Iterator[Row]:
     )
 
 
-def _no_results() -> Iterator[Row]:
-    yield Row(
-        name="task_ignore_result",
-        value=True,
-        reason=(
-            "results was not asked for: nothing is stored that nobody reads. Chords, and "
-            "`.get()`, need results."
-        ),
-        without="Each task costs a write, and each unread result memory for a day.",
-        source="Celery, Tasks: ignore results you don't want",
-        topic=RESULTS,
-    )
-
-
-def _results(needs: Needs, results: Address) -> Iterator[Row]:
-    timeout = SOCKET_TIMEOUT[needs.publishers]
-    source = "Celery, Configuration: Redis backend settings"
-    yield Row(
-        name="result_backend",
-        value=results.text,
-        reason="A database of its own, apart from the messages.",
-        without="Nobody can wait for a result, and chords do not run.",
-        source=source,
-        topic=RESULTS,
-        is_address=True,
-    )
-    yield Row(
-        name="result_expires",
-        value=KEEP_RESULTS,
-        reason="A day: long enough to be read, and memory is given back.",
-        without="Redis fills up with results that nobody reads.",
-        source="Celery, Configuration: result_expires",
-        topic=RESULTS,
-    )
-    for name in ("redis_socket_timeout", "redis_socket_connect_timeout"):
-        yield Row(
-            name=name,
-            value=timeout,
-            reason="A publish subscribes to its result, so the backend must answer as soon.",
-            without="A backend that hangs holds each publish for two minutes.",
-            source=source,
-            topic=RESULTS,
-        )
-    yield Row(
-        name="redis_retry_on_timeout",
-        value=True,
-        reason="Storing a result twice stores the same result.",
-        without="One slow answer, and the result is missing.",
-        source=source,
-        topic=RESULTS,
-    )
-    yield Row(
-        name="redis_socket_keepalive",
-        value=True,
-        reason="The kernel notices a peer that vanished.",
-        without="A caller waits on a connection that a firewall has forgotten.",
-        source=source,
-        topic=RESULTS,
-    )
-
-
 def _records(needs: Needs, horizon: float, copies: str) -> Iterator[Row]:
     yield Row(
         name="reliable_tasks_lease_seconds",
@@ -368,5 +293,52 @@ def _records(needs: Needs, horizon: float, copies: str) -> Iterator[Row]:
         without="A copy that comes later is a new job.",
         source="derived: longest_task and longest_countdown",
         topic=RECORDS,
-        is_promise=True,
+        holds="at least",
+    )
+
+
+def queue_rows(
+    needs: Needs,
+    queues: Mapping[str, Any],
+    *,
+    reason: str,
+    without: str,
+    source: str,
+    holds: str = "",
+) -> Iterator[Row]:
+    """
+    Yield the queues, and that there are no others.
+
+    Args:
+        needs: What the team needs.
+        queues: Their declarations by name.
+        reason: Why they are declared so.
+        without: What breaks without it.
+        source: Where that is written.
+        holds: As of `Row`.
+    """
+    yield Row(
+        name="task_default_queue",
+        value=needs.queues[0],
+        reason="Where tasks go that no route names a queue for.",
+        without="They go to the queue celery.",
+        source="given: queues",
+        topic=QUEUES,
+    )
+    yield Row(
+        name="task_queues",
+        value=dict(queues),
+        reason=reason,
+        without=without,
+        source=source,
+        topic=QUEUES,
+        holds=holds,
+    )
+    yield Row(
+        name="task_create_missing_queues",
+        value=False,
+        reason="A queue that is not in task_queues is an error where the task is called.",
+        without="A typo makes a queue that nobody reads, and its jobs wait for ever.",
+        source="Celery, Configuration: task_create_missing_queues",
+        topic=QUEUES,
     )

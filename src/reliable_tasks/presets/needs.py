@@ -9,7 +9,7 @@ from typing import Any
 from reliable_tasks.core.durations import Seconds, to_ms
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("Needs", "read_needs", "seconds")
+__all__ = ("Needs", "optional_seconds", "read_needs", "seconds")
 
 TO_CLEAN_UP = 30  # seconds from the soft time limit to the hard one
 SHUTDOWN_MARGIN = 5  # seconds that a worker takes to end once its soft shutdown is over
@@ -87,6 +87,11 @@ def seconds(option: str, value: Seconds, *, least: float) -> float:
     """Return a duration in seconds, a whole number if it is one."""
     found = to_ms(option, value, least=least) / 1_000
     return int(found) if found.is_integer() else found
+
+
+def optional_seconds(option: str, value: Seconds | None) -> float | None:
+    """Return a duration of at least a second, or None if none was given."""
+    return None if value is None else seconds(option, value, least=1)
 
 
 def _grace(value: Seconds) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from reliable_tasks.presets.explaining import explanation
 from reliable_tasks.presets.rows import LeftOut, Row
 
-__all__ = ("Preset",)
+__all__ = ("Preset", "explain")
 
 
 class Preset(Mapping[str, Any]):
@@ -52,6 +52,11 @@ class Preset(Mapping[str, Any]):
     def explain(self) -> str:
         """Return every setting with its value, its reason and what breaks without it, as text."""
         return explanation(f"{self.broker}: {self.needs}", self.rows, self.left_out)
+
+
+def explain(settings: Preset) -> str:
+    """Return what ``settings.explain()`` does."""
+    return settings.explain()
 
 
 def _nested(rows: Sequence[Row]) -> dict[str, Any]:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from reliable_tasks.core.durations import Seconds
-from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.presets.addresses import Address, read_address, read_results
-from reliable_tasks.presets.common import (
-    BROKER,
-    MESSAGES,
-    RECORDS,
-    RESULTS,
+from reliable_tasks.presets.addresses import check_sentinel, read_address, read_results
+from reliable_tasks.presets.common import assembled, at_least, common_rows, queue_rows
+from reliable_tasks.presets.needs import Needs, optional_seconds, read_needs
+from reliable_tasks.presets.preset import Preset
+from reliable_tasks.presets.rows import BROKER, Row
+from reliable_tasks.presets.rules import check_horizon, check_lease, check_visibility_timeout
+from reliable_tasks.presets.servers import (
     SOCKET_TIMEOUT,
-    assembled,
-    at_least,
-    common_rows,
+    backend_rows,
+    broker_rows,
+    redis_tls,
+    server_rows,
+    store_rows,
     tls_rows,
 )
-from reliable_tasks.presets.needs import Needs, read_needs, seconds
-from reliable_tasks.presets.preset import Preset
-from reliable_tasks.presets.rows import Row
-from reliable_tasks.presets.rules import check_horizon, check_lease, check_visibility_timeout
 
 __all__ = ("redis",)
 
@@ -95,32 +92,30 @@ def redis(
         queues=queues,
     )
     broker = read_address(url, "redis")
-    backend = read_results(results, broker)
-    _check_sentinel((broker, backend), sentinel_master)
+    check_sentinel(broker, sentinel_master)
+    backend = read_results(results, broker, sentinel_master)
     hold, made_of = _longest_hold(needs)
-    visible = (
-        hold
-        if visibility_timeout is None
-        else seconds("visibility_timeout", visibility_timeout, least=1)
-    )
+    visible = optional_seconds("visibility_timeout", visibility_timeout) or hold
     check_visibility_timeout(visible, hold, made_of)
     check_lease(needs.lease_seconds, visible)
     latest, copies = 2 * visible, f"twice the visibility timeout, {2 * visible:g} s"
-    horizon = at_least(
-        None
-        if redelivery_horizon is None
-        else seconds("redelivery_horizon", redelivery_horizon, least=1),
-        latest,
-    )
+    horizon = at_least(optional_seconds("redelivery_horizon", redelivery_horizon), latest)
     check_horizon(horizon, latest, copies)
     rows = [
-        *_broker(needs, broker, visible, made_of),
-        *_servers(broker, "broker_transport_options", keyprefix, sentinel_master),
-        *tls_rows(broker, "broker_use_ssl", _tls(ca_certs)),
-        *_queues(needs),
+        *broker_rows(broker),
+        *_transport(needs, visible, made_of),
+        *server_rows(broker, "broker_transport_options", keyprefix, sentinel_master),
+        *tls_rows(broker, "broker_use_ssl", redis_tls(ca_certs)),
+        *queue_rows(
+            needs,
+            {name: {"exchange": name, "routing_key": name} for name in needs.queues},
+            reason="The queues that exist. A worker reads all of them, unless --queues names some.",
+            without="Only the default queue exists.",
+            source="given: queues",
+        ),
         *common_rows(needs, backend, horizon, copies),
-        *(_backend(backend, keyprefix, sentinel_master, ca_certs) if backend else ()),
-        *_store(store),
+        *backend_rows(backend, keyprefix, sentinel_master, ca_certs),
+        *store_rows(store),
     ]
     return assembled("Redis", needs, rows)
 
@@ -134,36 +129,9 @@ def _longest_hold(needs: Needs) -> tuple[float, str]:
     )
 
 
-def _check_sentinel(addresses: tuple[Address | None, ...], master: str | None) -> None:
-    has_sentinels = any(address is not None and address.is_sentinel for address in addresses)
-    if has_sentinels and not master:
-        raise ConfigurationError(
-            "sentinel_master: expected the name of the primary beside a sentinel:// address, got "
-            f"{master!r}. Sentinels watch several primaries and must be asked for one."
-        )
-
-
-def _broker(needs: Needs, broker: Address, visible: float, made_of: str) -> Iterator[Row]:
+def _transport(needs: Needs, visible: float, made_of: str) -> Iterator[Row]:
     timeout = SOCKET_TIMEOUT[needs.publishers]
     options = "broker_transport_options"
-    yield Row(
-        name="broker_url",
-        value=broker.text,
-        reason="Where messages are.",
-        without="Celery looks for RabbitMQ on this machine.",
-        source="given: url",
-        topic=BROKER,
-        is_promise=True,
-        is_address=True,
-    )
-    yield Row(
-        name="broker_connection_retry_on_startup",
-        value=True,
-        reason="A worker that starts before its broker waits for it.",
-        without="Workers end when they are deployed together with their broker.",
-        source="Celery, Configuration: broker_connection_retry_on_startup",
-        topic=BROKER,
-    )
     yield Row(
         name=f"{options}.visibility_timeout",
         value=visible,
@@ -177,7 +145,7 @@ def _broker(needs: Needs, broker: Address, visible: float, made_of: str) -> Iter
         ),
         source="derived: longest_task and longest_countdown; Celery, Using Redis: caveats",
         topic=BROKER,
-        is_promise=True,
+        holds="at least",
     )
     yield Row(
         name=f"{options}.unacked_restore_interval",
@@ -244,94 +212,3 @@ def _sockets(options: str, timeout: int, needs: Needs) -> Iterator[Row]:
         source="measured; redis-py, Retry",
         topic=BROKER,
     )
-
-
-def _servers(
-    address: Address, setting: str, keyprefix: str | None, master: str | None
-) -> Iterator[Row]:
-    topic = BROKER if setting.startswith("broker") else RESULTS
-    if keyprefix is not None:
-        yield Row(
-            name=f"{setting}.global_keyprefix",
-            value=_checked_prefix(keyprefix),
-            reason="Others use this Redis too.",
-            without="Two apps read each other's messages.",
-            source="given: keyprefix",
-            topic=topic,
-        )
-    if address.is_sentinel:
-        yield Row(
-            name=f"{setting}.master_name",
-            value=master,
-            reason="The primary's name among those that the sentinels watch.",
-            without="No connection can be made.",
-            source="given: sentinel_master",
-            topic=topic,
-        )
-
-
-def _checked_prefix(keyprefix: Any) -> Any:
-    if not isinstance(keyprefix, str) or not keyprefix or ":" in keyprefix.rstrip(":"):
-        raise ConfigurationError(
-            f"keyprefix: expected a text without ':' but at its end, got {keyprefix!r}"
-        )
-    return keyprefix
-
-
-def _tls(ca_certs: str | None) -> dict[str, Any]:
-    return {
-        "ssl_cert_reqs": "required",
-        **({} if ca_certs is None else {"ssl_ca_certs": ca_certs}),
-    }
-
-
-def _queues(needs: Needs) -> Iterator[Row]:
-    yield Row(
-        name="task_default_queue",
-        value=needs.queues[0],
-        reason="Where tasks go that no route names a queue for.",
-        without="They go to the queue celery.",
-        source="given: queues",
-        topic=MESSAGES,
-    )
-    yield Row(
-        name="task_queues",
-        value={name: {"exchange": name, "routing_key": name} for name in needs.queues},
-        reason="The queues that exist. A worker reads all of them, unless --queues names some.",
-        without="Only the default queue exists.",
-        source="given: queues",
-        topic=MESSAGES,
-    )
-    yield _no_missing_queues()
-
-
-def _no_missing_queues() -> Row:
-    return Row(
-        name="task_create_missing_queues",
-        value=False,
-        reason="A queue that is not in task_queues is an error where the task is called.",
-        without="A typo makes a queue that nobody reads, and its jobs wait for ever.",
-        source="Celery, Configuration: task_create_missing_queues",
-        topic=MESSAGES,
-    )
-
-
-def _backend(
-    backend: Address, keyprefix: str | None, master: str | None, ca_certs: str | None
-) -> Iterator[Row]:
-    yield from _servers(backend, "result_backend_transport_options", keyprefix, master)
-    yield from tls_rows(backend, "redis_backend_use_ssl", _tls(ca_certs))
-
-
-def _store(store: str | None) -> Iterator[Row]:
-    if store is not None:
-        yield Row(
-            name="reliable_tasks_store_url",
-            value=store,
-            reason="The records of IdempotentTask are kept there.",
-            without="They are kept in the broker, if it is Redis, else in the result backend.",
-            source="given: store",
-            topic=RECORDS,
-            is_promise=True,
-            is_address=True,
-        )

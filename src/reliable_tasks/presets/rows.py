@@ -8,7 +8,31 @@ from typing import Any
 
 from reliable_tasks.presets.addresses import masked
 
-__all__ = ("LeftOut", "Row", "sifted")
+__all__ = (
+    "BROKER",
+    "MESSAGES",
+    "QUEUES",
+    "RECORDS",
+    "RESULTS",
+    "SHUTDOWN",
+    "TIME",
+    "TOPICS",
+    "WORKERS",
+    "LeftOut",
+    "Row",
+    "sifted",
+)
+
+TOPICS = (BROKER, QUEUES, MESSAGES, TIME, WORKERS, SHUTDOWN, RESULTS, RECORDS) = (
+    "Broker",
+    "Queues",
+    "Messages",
+    "Time",
+    "Workers",
+    "Shutdown",
+    "Results",
+    "Records",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +47,8 @@ class Row:
         without: What breaks without it.
         source: Where that is written, or what the value was derived from.
         topic: Heading in the file and on the page.
-        is_promise: The promises of `IdempotentTask` rest on it, so that another value in the
-            app's own settings is worth a warning.
+        holds: A promise rests on it, which an app's own value keeps if it is ``"equal"`` to this
+            one, ``"at most"`` it or ``"at least"`` it; empty: any value will do.
         is_address: It may hold a password.
     """
 
@@ -34,7 +58,7 @@ class Row:
     without: str
     source: str
     topic: str
-    is_promise: bool = False
+    holds: str = ""
     is_address: bool = False
 
     @property
@@ -58,6 +82,16 @@ class Row:
         if self.option:
             return value.get(self.option) if isinstance(value, Mapping) else None
         return value
+
+    def is_kept_by(self, value: Any) -> bool:
+        """Whether the promise that rests on this setting, if there is one, outlives *value*."""
+        if self.holds in ("at most", "at least") and value is None:
+            return False  # without a limit, or Celery's default
+        if self.holds == "at most":
+            return bool(value <= self.value)
+        if self.holds == "at least":
+            return bool(value >= self.value)
+        return not self.holds or bool(value == self.value)
 
 
 @dataclass(frozen=True, slots=True)

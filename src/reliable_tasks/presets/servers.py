@@ -1,0 +1,196 @@
+"""Where the broker, the results and the records are, and how they are reached (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.presets.addresses import Address
+from reliable_tasks.presets.needs import Needs
+from reliable_tasks.presets.rows import BROKER, RECORDS, RESULTS, Row
+
+__all__ = (
+    "MUST_PROVE",
+    "SOCKET_TIMEOUT",
+    "authority",
+    "backend_rows",
+    "broker_rows",
+    "no_result_rows",
+    "redis_tls",
+    "result_rows",
+    "server_rows",
+    "store_rows",
+    "tls_rows",
+)
+
+SOCKET_TIMEOUT = {"web": 2, "worker": 5}  # seconds; BRPOP waits for one
+KEEP_RESULTS = 86_400
+MUST_PROVE = "The server must show a certificate that the client trusts."
+
+
+def broker_rows(broker: Address) -> Iterator[Row]:
+    """Yield where the broker is, and what a worker does if it is not there."""
+    yield Row(
+        name="broker_url",
+        value=broker.text,
+        reason="Where messages are.",
+        without="Celery looks for RabbitMQ on this machine.",
+        source="given: url",
+        topic=BROKER,
+        is_address=True,
+    )
+    yield Row(
+        name="broker_connection_retry_on_startup",
+        value=True,
+        reason="A worker that starts before its broker waits for it.",
+        without="Workers end when they are deployed together with their broker.",
+        source="Celery, Configuration: broker_connection_retry_on_startup",
+        topic=BROKER,
+    )
+
+
+def server_rows(
+    address: Address, setting: str, keyprefix: str | None, master: str | None
+) -> Iterator[Row]:
+    """Yield what one Redis must be told besides its address."""
+    topic = BROKER if setting.startswith("broker") else RESULTS
+    if keyprefix is not None:
+        yield Row(
+            name=f"{setting}.global_keyprefix",
+            value=_checked_prefix(keyprefix),
+            reason="Others use this Redis too.",
+            without="Two apps read each other's messages.",
+            source="given: keyprefix",
+            topic=topic,
+        )
+    if address.is_sentinel:
+        yield Row(
+            name=f"{setting}.master_name",
+            value=master,
+            reason="The primary's name among those that the sentinels watch.",
+            without="No connection can be made.",
+            source="given: sentinel_master",
+            topic=topic,
+        )
+
+
+def _checked_prefix(keyprefix: Any) -> Any:
+    if not isinstance(keyprefix, str) or not keyprefix or ":" in keyprefix.rstrip(":"):
+        raise ConfigurationError(
+            f"keyprefix: expected a text without ':' but at its end, got {keyprefix!r}"
+        )
+    return keyprefix
+
+
+def tls_rows(
+    address: Address, setting: str, options: Mapping[str, tuple[Any, str]]
+) -> Iterator[Row]:
+    """Yield the check of a server's certificate, unless the address says how to do it."""
+    if not address.is_tls or address.has_own_tls_options:
+        return
+    for option, (value, reason) in options.items():
+        yield Row(
+            name=f"{setting}.{option}",
+            value=value,
+            reason=reason,
+            without="The connection is encrypted, but anybody can be at its other end.",
+            source=f"Celery, Configuration: {setting}",
+            topic=BROKER if setting.startswith("broker") else RESULTS,
+        )
+
+
+def redis_tls(ca_certs: str | None) -> dict[str, tuple[Any, str]]:
+    """Return how redis-py checks a certificate, with the reasons."""
+    return {"ssl_cert_reqs": ("required", MUST_PROVE), **authority("ssl_ca_certs", ca_certs)}
+
+
+def authority(option: str, ca_certs: str | None) -> dict[str, tuple[Any, str]]:
+    """Return who vouches for the server, with the reason, if that was said."""
+    return {} if ca_certs is None else {option: (ca_certs, "The authority that it must come from.")}
+
+
+def no_result_rows() -> Iterator[Row]:
+    """Yield that no results are kept."""
+    yield Row(
+        name="task_ignore_result",
+        value=True,
+        reason=(
+            "results was not asked for: nothing is stored that nobody reads. Chords, and "
+            "`.get()`, need results."
+        ),
+        without="Each task costs a write, and each unread result memory for a day.",
+        source="Celery, Tasks: ignore results you don't want",
+        topic=RESULTS,
+    )
+
+
+def result_rows(needs: Needs, results: Address) -> Iterator[Row]:
+    """Yield where results are kept, and how long their server may take."""
+    timeout = SOCKET_TIMEOUT[needs.publishers]
+    source = "Celery, Configuration: Redis backend settings"
+    yield Row(
+        name="result_backend",
+        value=results.text,
+        reason="A database of its own, apart from the messages.",
+        without="Nobody can wait for a result, and chords do not run.",
+        source=source,
+        topic=RESULTS,
+        is_address=True,
+    )
+    yield Row(
+        name="result_expires",
+        value=KEEP_RESULTS,
+        reason="A day: long enough to be read, and memory is given back.",
+        without="Redis fills up with results that nobody reads.",
+        source="Celery, Configuration: result_expires",
+        topic=RESULTS,
+    )
+    for name in ("redis_socket_timeout", "redis_socket_connect_timeout"):
+        yield Row(
+            name=name,
+            value=timeout,
+            reason="A publish subscribes to its result, so the backend must answer as soon.",
+            without="A backend that hangs holds each publish for two minutes.",
+            source=source,
+            topic=RESULTS,
+        )
+    yield Row(
+        name="redis_retry_on_timeout",
+        value=True,
+        reason="Storing a result twice stores the same result.",
+        without="One slow answer, and the result is missing.",
+        source=source,
+        topic=RESULTS,
+    )
+    yield Row(
+        name="redis_socket_keepalive",
+        value=True,
+        reason="The kernel notices a peer that vanished.",
+        without="A caller waits on a connection that a firewall has forgotten.",
+        source=source,
+        topic=RESULTS,
+    )
+
+
+def backend_rows(
+    backend: Address | None, keyprefix: str | None, master: str | None, ca_certs: str | None
+) -> Iterator[Row]:
+    """Yield how the result backend, if there is one, is reached."""
+    if backend is not None:
+        yield from server_rows(backend, "result_backend_transport_options", keyprefix, master)
+        yield from tls_rows(backend, "redis_backend_use_ssl", redis_tls(ca_certs))
+
+
+def store_rows(store: str | None) -> Iterator[Row]:
+    """Yield where records live, if that was said."""
+    if store is not None:
+        yield Row(
+            name="reliable_tasks_store_url",
+            value=store,
+            reason="The records of IdempotentTask are kept there.",
+            without="They are kept in the broker, if it is Redis, else in the result backend.",
+            source="given: store",
+            topic=RECORDS,
+            is_address=True,
+        )
