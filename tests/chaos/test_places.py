@@ -18,6 +18,7 @@ from reliable_tasks.stores.redis import RedisStore
 from reliable_tasks.testing import (
     Cluster,
     Ledger,
+    LimiterContract,
     Sentinels,
     Server,
     StoreContract,
@@ -67,7 +68,7 @@ def in_cluster(cluster: Cluster) -> str:
     return cluster.url.replace("redis:", "redis+cluster:")
 
 
-class TestCluster(StoreContract):
+class TestCluster(StoreContract, LimiterContract):
     """A cluster of three masters keeps the contract."""
 
     @pytest.fixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import redis
 
+from reliable_tasks.core.limits import BreakerTerms, BudgetTerms
 from reliable_tasks.core.records import Granted, State, line_of
 from reliable_tasks.stores.redis import RedisStore
 from reliable_tasks.testing import Database, LimiterContract, StoreContract, eventually
@@ -301,6 +303,56 @@ class TestLayout(Fixtures):
         assert key.publish("b", latest=True, payload="2") == AHEAD + 3
         assert client.hget(key.key, "l") == str(AHEAD + 3)
 
+    def test_a_budget(self, store: RedisStore, client: redis.Redis) -> None:
+        """Calls, places by second and by token, and what was looked through."""
+        terms = BudgetTerms(ratio=0.2, minimum_per_second=10.0)
+        ask = {"token": "retry--1", "wait_ms": 60_000, "calls": [(0, 2), (9, 3)], "terms": terms}
+        store.withdraw("budget", **ask)
+
+        fields = client.hgetall("budget")
+        second, due_ms = int(fields["w"]), int(fields["a:retry--1"])
+        assert 60_000 <= due_ms - 1_000 * second < 62_000
+        assert fields == {
+            f"c{second}": "2",
+            f"c{second - 9}": "3",
+            f"r{due_ms // 1_000}": "retry--1",
+            "a:retry--1": str(due_ms),
+            "w": str(second),
+            "f": str(second),
+        }
+        assert 79_000 < client.pttl("budget") <= 80_000
+
+    def test_a_breaker(self, store: RedisStore, client: redis.Redis) -> None:
+        """A closed one counts by slices; an open one knows until when, and its probes."""
+        terms = BreakerTerms(failures=2, window_ms=36_000_000, open_for_ms=2, probes=2)
+        told = {"token": "failed-1", "failed": True, "successes": [(0, 1)], "terms": terms}
+        store.report("breaker", **told)
+        fields = client.hgetall("breaker")
+        number = fields["w"]
+        assert fields == {f"s{number}": "1", f"f{number}": "failed-1", "w": number}
+        assert 36_000_000 < client.pttl("breaker") <= 36_060_000
+
+        store.report("breaker", **told | {"token": "failed-2"})
+        assert set(client.hgetall("breaker")) == {"u"}
+        assert 0 < client.pttl("breaker") <= 60_004
+        eventually(lambda: _is_probe(store, "probe--1", replace(terms, open_for_ms=60_000)))
+        assert set(client.hgetall("breaker")) == {"u", "g:probe--1"}
+        store.report("breaker", **told | {"token": "probe--1", "failed": False})
+        assert (client.hkeys("breaker"), client.hget("breaker", "n")) == (["u", "n"], "1")
+
+    def test_a_breaker_that_closes_leaves_nothing(
+        self, store: RedisStore, client: redis.Redis
+    ) -> None:
+        """What closed is as if it had never opened."""
+        terms = BreakerTerms(failures=1, window_ms=1_000, open_for_ms=2, probes=1)
+        told = {"token": "run----1", "successes": [], "terms": terms}
+        store.report("breaker", failed=True, **told)
+        probing = replace(terms, open_for_ms=60_000)
+        eventually(lambda: _is_probe(store, "run----1", probing))
+        store.report("breaker", failed=False, **told)
+
+        assert not client.exists("breaker")
+
     def test_facts_are_counted(self, key: OneKey, client: redis.Redis) -> None:
         """The field q tells how many facts there are, so that nobody has to count."""
 
@@ -361,3 +413,7 @@ class TestLayout(Fixtures):
 
         assert not client.hexists(key.key, "f:first")
         assert not client.hexists(key.key, "o:first")
+
+
+def _is_probe(store: RedisStore, token: str, terms: BreakerTerms) -> bool:
+    return store.admit("breaker", token=token, successes=[], terms=terms).is_probe

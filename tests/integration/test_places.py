@@ -27,6 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from reliable_tasks.core.limits import BreakerTerms, BudgetTerms
 from reliable_tasks.core.records import Busy, Granted, Settled, State
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.periodic import Ticket, fire
@@ -239,6 +240,15 @@ def every_operation(store: RedisStore) -> None:
         claim(store, "d", delivery=delivery, job=job, lease_ms=1, max_crashes=99)
         store.advance(key_of("d"), job=job, line=1, horizon_ms=HORIZON_MS)
         time.sleep(0.003)
+    terms = BudgetTerms(ratio=0.2, minimum_per_second=10.0)
+    store.withdraw(key_of("e"), token="retry--1", wait_ms=0, calls=[(0, 1)], terms=terms)
+    limits = BreakerTerms(failures=1, window_ms=1_000, open_for_ms=3, probes=1)
+    successes = [(0, 1)]
+    for failed in (True, False):  # opens, and closes after a probe
+        store.admit(key_of("f"), token="run----1", successes=successes, terms=limits)
+        told = {"failed": failed, "successes": [], "terms": limits}
+        store.report(key_of("f"), token="run----1", **told)
+        time.sleep(0.004)
 
 
 def test_the_acl_page_names_what_beats_need(restricted):
