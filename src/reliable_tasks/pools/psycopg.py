@@ -26,7 +26,9 @@ def begin_anew(pool: Any) -> None:
     if pool.closed:
         return
     own: Any = next(cls for cls in type(pool).__mro__ if _is_theirs(cls))
-    own.__init__(pool, **_arguments(pool, own), open=True)
+    arguments = _arguments(pool, own)
+    vars(pool).pop("_lock", None)  # before 3.3 one that is there is kept
+    own.__init__(pool, **arguments, open=True)
 
 
 def _arguments(pool: Any, own: Any) -> dict[str, Any]:
