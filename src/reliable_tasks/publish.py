@@ -18,6 +18,7 @@ from kombu.transport.native_delayed_delivery import (
     MAX_NUMBER_OF_BITS_TO_USE,
 )
 
+from reliable_tasks.broker import HEARTBEAT_STEP
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.errors import ReliableTasksError, StoreUnavailable
 from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE
@@ -170,7 +171,13 @@ def _is_quorum(queue: Any) -> bool:
 
 
 def longest_wait_ms(app: Any) -> int:
-    """Return half of the time for which the broker leaves an unacknowledged message alone."""
+    """
+    Return half of the time for which the broker leaves an unacknowledged message alone.
+
+    The visibility timeout does not count where workers say that they hold it.
+    """
+    if HEARTBEAT_STEP in app.steps["consumer"]:
+        return round(DEFAULT_CONSUMER_TIMEOUT * 500)
     options = app.conf.broker_transport_options or {}
     timeout = options.get("visibility_timeout") or DEFAULT_VISIBILITY_TIMEOUT
     return round(min(timeout, DEFAULT_CONSUMER_TIMEOUT) * 500)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from reliable_tasks.broker import HEARTBEAT_STEP
 from reliable_tasks.task import WORKER_STEP
 
 __all__ = ("SETTINGS", "setup")
@@ -16,7 +17,7 @@ QUEUE_STEP = "reliable_tasks.presets.steps:QueueStep"
 SETTINGS_STEP = "reliable_tasks.presets.steps:SettingsStep"
 
 
-def setup(app: Any, settings: Mapping[str, Any] | None = None) -> None:
+def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: bool = True) -> None:
     """
     Apply *settings* and what the worker needs to *app*; calling it twice changes nothing.
 
@@ -28,10 +29,14 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None) -> None:
             the app says itself wins, wherever it says it: ``Celery(broker=...)``, ``app.conf``
             and ``config_from_object``, before or after this call. A worker warns at its start of
             each such setting that a promise of the preset rests on.
+        heartbeat: Whether workers keep what they hold from being delivered again, however short
+            the visibility timeout of a Redis broker; without effect with another broker.
     """
     if settings is not None:
         _apply(app, settings)
     app.steps["worker"].update((WORKER_STEP, SETTINGS_STEP, QUEUE_STEP))
+    if heartbeat:
+        app.steps["consumer"].add(HEARTBEAT_STEP)
 
 
 def _apply(app: Any, settings: Mapping[str, Any]) -> None:
