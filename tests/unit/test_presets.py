@@ -10,6 +10,7 @@ import pytest
 from reliable_tasks import ConfigurationError, presets
 from reliable_tasks.presets.installed import is_known
 from reliable_tasks.presets.rendering import VARIABLES, as_file
+from tests import preset_page
 
 REDIS = "redis://localhost:6379/0"
 RABBITMQ = "amqp://localhost//"
@@ -306,3 +307,10 @@ def test_the_file_says_what_the_object_says(
     assert "hush" not in text
     assert ("import os" in text) == bool(password)
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    """Every table of the reference page is what the presets say."""
+    text = preset_page.PAGE.read_text()
+
+    assert text == preset_page.page(text), "run `python -m tests.preset_page`"
