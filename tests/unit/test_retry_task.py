@@ -382,12 +382,17 @@ class TestNotPublished:
         broker.refusal = None
         assert broker.deliver(message) is None
 
-    def test_acknowledged_early(self, app: Celery, broker: Broker) -> None:
+    @pytest.mark.parametrize(
+        ("base", "refusal"),
+        [(Task, ConnectionError("broker")), (IdempotentTask, TypeError("no JSON"))],
+        ids=["acknowledged early", "hopeless"],
+    )
+    def test_for_good(self, app: Celery, broker: Broker, base: type, refusal: Exception) -> None:
         """The job fails with its own error, which says what became of the retry."""
         error = Down()
-        task = declare(app, [error])
+        task = declare(app, [error], base=base)
         task.delay()
-        broker.refusal = ConnectionError("broker")
+        broker.refusal = refusal
 
         info = broker.deliver(broker.messages.pop())
 

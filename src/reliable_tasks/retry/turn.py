@@ -14,7 +14,7 @@ from reliable_tasks.core.store import Store
 from reliable_tasks.delivery import SLOT, Execution
 from reliable_tasks.errors import RetriesExhausted
 from reliable_tasks.events import GIVEN_UP, RETRYING, WAITING, Kind, report
-from reliable_tasks.publish import give_back, longest_wait_ms, publish_retry
+from reliable_tasks.publish import give_back, is_hopeless, longest_wait_ms, publish_retry
 from reliable_tasks.retry import switch
 from reliable_tasks.retry.attempts import NAME, Attempts, Outcome, Raised, Reason, Stop
 from reliable_tasks.retry.declared import MARK
@@ -206,9 +206,9 @@ class Turn:
         return retry
 
     def _fail_to_publish(self, trouble: Exception, error: BaseException | None) -> NoReturn:
-        """Leave the job in the broker; where it was acknowledged before it ran, it fails."""
+        """Leave the job in the broker; it fails if that has it no longer, or will never take it."""
         task = self._task
-        if task.acks_late:
+        if task.acks_late and not is_hopeless(trouble):
             give_back(task, "retry", trouble)
         logger.error("%s: the retry could not be published: %s", task.name, trouble)
         if error is None:
