@@ -13,10 +13,7 @@ from celery.canvas import maybe_signature
 from celery.exceptions import Reject
 from celery.utils import uuid
 from kombu.exceptions import EncodeError, SerializationError
-from kombu.transport.native_delayed_delivery import (
-    CELERY_DELAYED_DELIVERY_EXCHANGE,
-    MAX_NUMBER_OF_BITS_TO_USE,
-)
+from kombu.transport.native_delayed_delivery import MAX_NUMBER_OF_BITS_TO_USE
 
 from reliable_tasks.broker import HEARTBEAT_STEP
 from reliable_tasks.core.header import NAME, Header
@@ -158,8 +155,8 @@ def queue_of(app: Any, request: Any) -> str | None:
     exchange, key = info.get("exchange"), info.get("routing_key")
     if not exchange or not key:
         return None
-    if exchange.endswith(CELERY_DELAYED_DELIVERY_EXCHANGE):
-        exchange, key = None, _DELAY.sub("", key, count=1)
+    if delay := _DELAY.match(key):
+        exchange, key = None, key[delay.end() :]  # the exchange is one of those that delay
     for name, queue in app.amqp.queues.items():
         if key == queue.routing_key and exchange in (None, queue.exchange.name):
             return str(name)

@@ -267,7 +267,7 @@ class TestQueueOf:
             ("shop", "slow.jobs", "slow"),
             ("mail", "slow.jobs", "mails"),
             ("celery_delayed_delivery", DELAY + "slow.jobs", "slow"),
-            ("eu_celery_delayed_delivery", DELAY + "slow.jobs", "slow"),
+            ("celery_delayed_0", DELAY + "slow.jobs", "slow"),
             ("celery_delayed_delivery", DELAY + "gone", None),
             ("shop", "gone", None),
             ("", "slow", None),

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from celery import Celery, Task
@@ -124,6 +125,23 @@ def described(self: Any, label: str, failures: int = 1) -> dict[str, Any]:
         "expires": request.expires,
         "attempt": self.lease.attempt,
     }
+
+
+@app.task(base=IdempotentTask, bind=True, shared=False)
+def by_itself(self: Any, label: str, seconds: float) -> int:
+    """Publish the second attempt without a decorator."""
+    try:
+        return fail(label, 1, seconds)
+    except Down as error:
+        raise self.retry(exc=error, countdown=seconds) from None
+
+
+@app.task(base=IdempotentTask, shared=False)
+def lasting(label: str, seconds: float) -> int:
+    """Work for some time."""
+    attempt = fail(label, 0, 0)
+    sleep(seconds)
+    return attempt
 
 
 @app.task(shared=False)
