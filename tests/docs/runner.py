@@ -176,9 +176,10 @@ class Page:
     def check_files(self) -> None:
         """A Python file of a page must be imported, or named in a command, or read by pytest."""
         for title, line in self.files.items():
-            stem = "pytest" if Path(title).name == "conftest.py" else Path(title).stem
-            used = stem in sys.modules or any(
-                re.search(rf"\b{re.escape(stem)}\b", command) for command in self.commands
+            module = ".".join(Path(title).with_suffix("").parts)
+            name = "pytest" if Path(title).name == "conftest.py" else module
+            used = name in sys.modules or any(
+                re.search(rf"\b{re.escape(name)}\b", command) for command in self.commands
             )
             if title.endswith(".py") and not used:
                 raise PageError(f"line {line}: {title} is shown, but nothing runs it")
