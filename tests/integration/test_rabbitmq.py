@@ -5,13 +5,15 @@ from __future__ import annotations
 import kombu
 import pytest
 
-from reliable_tasks.testing import (
-    QueueState,
-    ServerFailed,
-    eventually,
-    rabbitmq_server,
-)
+from reliable_tasks.testing import QueueState, ServerFailed, eventually, rabbitmq_server
 from reliable_tasks.testing.processes import group_of
+
+
+@pytest.fixture(scope="module")
+def rabbitmq():
+    """A node of this module's own, in place of the session's: the last test ends it."""
+    with rabbitmq_server(config=["consumer_timeout = 5000"]) as own:
+        yield own
 
 
 @pytest.fixture
@@ -37,14 +39,18 @@ def test_is_the_node_that_was_started(rabbitmq):
 
 
 def test_listens_on_the_loopback_interface_only(rabbitmq):
-    """Nobody outside can reach the node, its distribution port or its port mapper."""
-    assert (
-        rabbitmq.evaluate(
-            "[list_to_binary(inet:ntoa(A)) || P <- erlang:ports(), "
-            "{ok, {A, _}} <- [inet:sockname(P)], {error, enotconn} =:= inet:peername(P)]"
-        )
-        == ["127.0.0.1"] * 2
+    """Nobody outside can reach the node: neither its clients' port nor that of other nodes."""
+    listeners = rabbitmq.evaluate(
+        "[list_to_binary(inet:ntoa(A)) || P <- erlang:ports(), "
+        "{ok, {A, _}} <- [inet:sockname(P)], {error, enotconn} =:= inet:peername(P)]"
     )
+
+    assert listeners == ["127.0.0.1"] * 2
+
+
+def test_takes_settings(rabbitmq):
+    """Lines of its configuration file are the node's settings."""
+    assert rabbitmq.evaluate("element(2, application:get_env(rabbit, consumer_timeout))") == 5000
 
 
 def test_virtual_hosts_are_apart(rabbitmq, quorum):
@@ -93,12 +99,12 @@ def test_wrong_question_is_an_error(rabbitmq):
         rabbitmq.evaluate("1 / 0")
 
 
-def test_own_server_takes_settings_and_leaves_nothing():
-    """A server of a test's own has its settings; after it no process and no file is left."""
-    with rabbitmq_server(config=["consumer_timeout = 5000"]) as own:
-        assert own.evaluate("element(2, application:get_env(rabbit, consumer_timeout))") == 5000
-        groups = [own.pid, own._epmd.pid]
-        own.pause()
+def test_leaves_nothing(rabbitmq):
+    """After a server no process and no file is left, even if it was paused."""
+    groups = [rabbitmq.pid, rabbitmq._epmd.pid]
+    rabbitmq.pause()
+
+    rabbitmq.close()
 
     assert not any(group_of(pid) for pid in groups)
-    assert not own.directory.exists()
+    assert not rabbitmq.directory.exists()
