@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, shared_task
+from celery.worker.control import control_command
 
 from reliable_tasks import IdempotentTask, setup
 from reliable_tasks.broker import holdings
 from reliable_tasks.testing import Ledger
 
 SETTINGS_VARIABLE = "HOLDING_SETTINGS"
+SWEEP = 1  # seconds between two looks of a worker into the index
 QUEUES = ("north", "east", "south", "west")
 
 given = json.loads(os.environ.get(SETTINGS_VARIABLE, "{}"))
@@ -29,7 +31,7 @@ setup(
         "task_reject_on_worker_lost": True,
         "broker_transport_options": {
             "visibility_timeout": given.get("timeout", 2),
-            "unacked_restore_interval": 1,
+            "unacked_restore_interval": SWEEP,
             "unacked_restore_throttle": 1,
             "unacked_mutex_expire": 2,
             "global_keyprefix": given.get("keyprefix", ""),
@@ -43,6 +45,12 @@ setup(
 def holding_env(**given: Any) -> Mapping[str, str]:
     """Return what to add to a worker's environment, so that the app is as *given*."""
     return {SETTINGS_VARIABLE: json.dumps(given)}
+
+
+@control_command(args=[("seconds", float)])
+def wedge(state: Any, seconds: float) -> None:
+    """Stand still in the worker's main loop."""
+    time.sleep(seconds)
 
 
 @shared_task
