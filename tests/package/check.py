@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -18,8 +19,13 @@ def main() -> None:
     (wheel,) = folder.glob("dist/*.whl")
     (sdist,) = folder.glob("dist/*.tar.gz")
     check_files(wheel)
-    check_import(wheel, folder / "bare")
-    run_main_line(sdist, folder / "source")
+    with ThreadPoolExecutor() as pool:
+        checks = [
+            pool.submit(check_import, wheel, folder / "bare"),
+            pool.submit(run_main_line, sdist, folder / "source"),
+        ]
+    for check in checks:
+        check.result()
 
 
 def check_files(wheel: Path) -> None:
