@@ -319,6 +319,7 @@ class TestLayout(Fixtures):
             "a:retry--1": str(due_ms),
             "w": str(second),
             "f": str(second),
+            "v": "10.1",
         }
         assert 79_000 < client.pttl("budget") <= 80_000
 

@@ -11,7 +11,14 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reliable_tasks.core.limits import Breaker, BreakerTerms, Budget, BudgetTerms, Passage
+from reliable_tasks.core.limits import (
+    LONGEST_S,
+    Breaker,
+    BreakerTerms,
+    Budget,
+    BudgetTerms,
+    Passage,
+)
 from reliable_tasks.stores.scripts import load
 from reliable_tasks.testing import Database
 
@@ -154,6 +161,19 @@ def test_the_script_of_budgets_keeps_the_rules(database: Database) -> None:
     numbers = count()
     with database.client() as client:
         agree()
+
+
+def test_nobody_waits_longer_than_a_day_for_a_place(database: Database) -> None:
+    """A calendar that is full for a day holds nothing back beyond it."""
+    slow = BudgetTerms(ratio=0.0, minimum_per_second=0.01)
+    with database.client() as client:
+        budget, server = Budget(), Server(client, "budget")
+        for number in range(900):
+            question = (named(number), 0, [], slow, START_MS)
+            away_ms = budget.withdraw(*question)
+            assert server.withdraw(*question) == away_ms
+
+    assert 1_000 * (LONGEST_S - 1) < away_ms < 1_000 * (LONGEST_S + 1)
 
 
 def test_the_scripts_of_breakers_keep_the_rules(database: Database) -> None:

@@ -4,7 +4,7 @@ Retry budgets and circuit breakers: the rules, as every store applies them (pure
 A budget is a calendar. Each second of it has as many places as retries are allowed, and
 each retry takes the first free place at or after the moment at which it wants to run. So
 in no second more retries are due than allowed, whatever their waits were, and none is
-refused: what exceeds the budget is due later.
+refused: what exceeds the budget is due later, by a day at most.
 
 A breaker counts failures and successes in ten slices of its window. It opens when enough
 calls failed and no more succeeded. When it has been open for its time, it lets a few
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 __all__ = (
+    "LONGEST_S",
     "TOKEN_LENGTH",
     "WINDOW_S",
     "Breaker",
@@ -31,6 +32,8 @@ __all__ = (
 
 TOKEN_LENGTH = 8  # characters of the name of a run
 WINDOW_S = 10  # over which a budget counts calls
+RISE = 1.1  # of the rate, at which the calendar is worth looking through anew
+LONGEST_S = 86_400  # that the calendar of a budget is full: what comes then is not held back
 SLICES = 10  # of a breaker's window
 
 Counts: TypeAlias = Sequence[tuple[int, int]]
@@ -134,8 +137,8 @@ class Budget:
     calls: dict[int, int] = field(default_factory=dict)  # second: how many
     taken: dict[int, list[str]] = field(default_factory=dict)  # second: tokens
     places: dict[str, int] = field(default_factory=dict)  # token: when it is due, in ms
-    looked_at: int = 0  # the second in which the calendar was last looked through
-    free_from: int = 0  # there was no free place before this second then
+    free_from: int = 0  # no place was free before this second when it was last looked for
+    free_at: float = 0.0  # the rate at which that was so
 
     def withdraw(
         self, token: str, wait_ms: int, calls: Counts, terms: BudgetTerms, now_ms: int
@@ -147,13 +150,12 @@ class Budget:
             return max(0, self.places[token] - now_ms)
         _count(self.calls, second, calls)
         rate = terms.minimum_per_second + terms.ratio * self._calls_at(second) / WINDOW_S
-        if second != self.looked_at:
-            self.free_from = self._free(second, rate)
-            self.looked_at = second
+        if self.free_from < second or rate > RISE * self.free_at:
+            self.free_from, self.free_at = self._free(second, second, rate), rate
         start = max(due_ms // 1_000, self.free_from)
-        found = self._free(start, rate)
+        found = self._free(second, start, rate)
         if start == self.free_from:
-            self.free_from = found
+            self.free_from, self.free_at = found, min(rate, self.free_at)
         place_ms = max(due_ms, self._place_ms(found, rate))
         self.taken.setdefault(found, []).append(token)
         self.places[token] = place_ms
@@ -170,16 +172,17 @@ class Budget:
         for past in [each for each in self.calls if each <= second - WINDOW_S]:
             del self.calls[past]
 
-    def _free(self, start: int, rate: float) -> int:
-        """Return the first second from *start* in which a place is free."""
-        second = start
-        while len(self.taken.get(second, ())) >= _places(second, rate):
+    def _free(self, now: int, start: int, rate: float) -> int:
+        """Return the first second from *start* in which a place is free, or the last of all."""
+        last, second = max(start, now + LONGEST_S), start
+        while second < last and len(self.taken.get(second, ())) >= _places(second, rate):
             second += 1
         return second
 
     def _place_ms(self, second: int, rate: float) -> int:
         """Return when the next of the second's places is due: they are evenly spread."""
-        return second * 1_000 + 1_000 * len(self.taken.get(second, ())) // _places(second, rate)
+        taken, places = len(self.taken.get(second, ())), _places(second, rate)
+        return second * 1_000 + min(1_000 * taken // max(1, places), 999)
 
 
 def _places(second: int, rate: float) -> int:

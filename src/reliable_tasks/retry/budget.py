@@ -189,9 +189,12 @@ class _Sight:
     def note(self, passage: Passage, token: str) -> None:
         now = monotonic()
         self.open_until = now + passage.open_ms / 1_000
-        self.closed_until = 0.0 if passage.is_open or passage.is_probe else now + LOOK
+        self.closed_until = 0.0
         if passage.is_probe:
             self.probes.add(token)
+        elif not passage.is_open:
+            self.closed_until = now + LOOK
+            self.probes.clear()  # those of which the end was never told
 
     def open_ms(self) -> int:
         return max(0, math.ceil(1_000 * (self.open_until - monotonic())))
