@@ -190,11 +190,11 @@ def test_equal_objects_are_not_the_same() -> None:
     assert [one.closed for one in both] == [1, 1]
 
 
-@pytest.mark.parametrize("options", [{}, {"close": True}])
-def test_a_dead_resource_is_not_kept_alive(options: dict[str, Any]) -> None:
-    """Registering keeps no engine in memory, not even with a method of its own."""
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_a_dead_resource_is_not_kept_alive(*, is_guarded: bool) -> None:
+    """Registering keeps no engine in memory, not even with a method of its own or a guard."""
     engine = create_engine(URL)
-    close_on_shutdown(engine, close=engine.dispose if options else None)
+    close_on_shutdown(engine, close=engine.dispose, fork_guard=is_guarded)
     alive = weakref.ref(engine)
 
     del engine
@@ -419,15 +419,15 @@ def pool(connections: int, allowed: int = 100, server: str = "postgresql on db:5
     return Capacity(connections, server, lambda: allowed)
 
 
-@pytest.mark.parametrize(("processes", "is_too_many"), [(1, False), (6, False), (7, True)])
+@pytest.mark.parametrize(("processes", "is_too_many"), [(1, False), (5, False), (6, True)])
 def test_pools_are_counted_for_each_process(processes: int, *, is_too_many: bool) -> None:
-    """Two pools of 8 in six processes are 96 connections; a seventh process is too many of 100."""
-    found = excess([pool(10), pool(6)], processes, 100)
+    """Two pools of 8 and 12 in five processes are 100 connections; a sixth process is too many."""
+    found = excess([pool(8), pool(12)], processes, 100)
 
     assert (found is not None) is is_too_many
     if found:
-        assert "can open 112 connections to postgresql on db:5432" in found
-        assert "(7 processes with at most 16 each), and it allows 100" in found
+        assert "can open 120 connections to postgresql on db:5432" in found
+        assert "(6 processes with at most 20 each), and it allows 100" in found
 
 
 def test_an_engine_has_a_capacity() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,7 +16,6 @@ import httpx
 import pytest
 import requests
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -75,12 +74,14 @@ def error_of(function: Callable[..., object], *arguments: object) -> str | None:
 
 
 def test_an_engine_starts_anew_in_a_child(watched: Watched) -> None:
-    """The child opens a connection of its own, and closes none of the parent's."""
+    """The child opens a connection of its own; no destructor says goodbye to the parent's."""
     close_on_shutdown(watched.engine)
+    inherited = weakref.ref(watched.engine.pool)
 
     def child() -> tuple[int, int, list[str]]:
         registry.reset_all()
         gc.collect()
+        assert inherited() is not None
         return (
             ask(watched.engine),
             watched.opened,
@@ -109,18 +110,18 @@ def test_a_scoped_session_forgets_the_parents_session(watched: Watched) -> None:
     """A session that was open at the fork is not continued in the child, nor rolled back there."""
     scoped = scoped_session(sessionmaker(watched.engine))
     close_on_shutdown(scoped)
-    mine = scoped()
-    mine.scalar(text("SELECT 1"))
+    scoped.scalar(text("SELECT 1"))
 
     def child() -> tuple[bool, int, list[str]]:
         registry.reset_all()
         gc.collect()
         said = list(watched.said)
+        is_open = scoped().in_transaction()
         scoped.scalar(text("SELECT 1"))
-        return scoped() is mine, watched.opened, said
+        return is_open, watched.opened, said
 
     assert in_child(child) == (False, 2, [])
-    assert scoped() is mine
+    assert scoped().in_transaction()
     scoped.remove()
 
 
@@ -133,6 +134,19 @@ def test_a_scoped_session_is_closed_with_its_connection(watched: Watched) -> Non
     registry.close_all()
 
     assert watched.said == ["reset", "close"]
+
+
+def test_a_scoped_session_can_be_closed_by_a_method_of_its_own(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The method that is given as close= is called on the resource, whatever the kind needs."""
+    scoped = scoped_session(sessionmaker(watched.engine))
+    close_on_shutdown(scoped, close=scoped.remove)
+
+    with caplog.at_level(logging.DEBUG, "reliable_tasks"):
+        registry.close_all()
+
+    assert "SQLAlchemy scoped_session is closed" in caplog.text
 
 
 def test_an_async_engine_resets_the_engine_beneath() -> None:
@@ -169,6 +183,15 @@ def test_an_idle_connection_of_the_parent_is_not_handed_out(guarded: Watched) ->
     assert guarded.opened == 1
 
 
+def test_a_raw_connection_is_not_handed_out_either(guarded: Watched) -> None:
+    """Where no statement passes through SQLAlchemy, the guard is asked by the pool."""
+
+    def child() -> str | None:
+        return error_of(guarded.engine.raw_connection)
+
+    assert in_child(child) == "InheritedConnection"
+
+
 def test_the_error_names_both_processes(guarded: Watched) -> None:
     """The message says who opened the connection, who uses it, and what to do."""
 
@@ -199,8 +222,7 @@ def test_a_connection_in_use_at_the_fork_raises(guarded: Watched, use: Callable[
 
     def child() -> tuple[str | None, list[str], int]:
         error = error_of(use, connection)
-        with suppress(PendingRollbackError):
-            connection.rollback()
+        connection.rollback()
         connection.close()
         return error, list(guarded.said), ask(guarded.engine)
 

@@ -46,7 +46,8 @@ def close_on_shutdown(
         reset: Called without arguments in each forked child instead of what is known of the
             kind. Without it an object of an unknown kind is neither reset nor closed in the
             children, and a worker that forks says so when it starts.
-        close: Called without arguments instead of what is known of the kind.
+        close: Called without arguments instead of what is known of the kind, in a thread of its
+            own.
         timeout: Seconds that closing may take; then the process ends without waiting for it.
         fork_guard: Raise `InheritedConnection` when a connection is used in a process that did
             not open it, whoever forked it. For SQLAlchemy.
