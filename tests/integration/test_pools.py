@@ -15,7 +15,14 @@ from tests.integration.pools_page import KINDS, WITHOUT, summary, table
 
 CHILDREN = 4
 # The other ways to end are in tests/chaos.
-WITH = ("children", "prefork, warm", "prefork, cold", "threads, warm", "gevent, cold")
+WITH = (
+    "children",
+    "prefork, limited",
+    "prefork, warm",
+    "prefork, cold",
+    "threads, warm",
+    "gevent, cold",
+)
 
 
 def used_at_once(stand: Stand) -> dict[int, dict[str, int]]:
