@@ -8,8 +8,13 @@ from contextlib import suppress
 import pytest
 from celery.exceptions import TimeoutError as NoAnswer
 from celery.utils import uuid
+from psycopg.rows import dict_row
+from psycopg2.extras import RealDictCursor
+from psycopg2.pool import ThreadedConnectionPool
+from psycopg_pool import ConnectionPool
 
-from reliable_tasks.testing import PostgresDatabase
+from reliable_tasks.pools.recognise import recognise
+from reliable_tasks.testing import PostgresDatabase, eventually
 from tests.integration.pooling import SETUPS, TIMEOUT, Begin, Stand, idle, observe
 from tests.integration.pools_page import KINDS, WITHOUT, summary, table
 
@@ -122,3 +127,24 @@ class TestTrouble:
             log = stand.worker.log
         assert "the one that hangs was not closed: it took more than 0.5 s" in log
         assert "the one that raises was not closed: ValueError('no')" in log
+
+
+class TestSizes:
+    """The server is asked how many connections it allows, whatever the pool is made for."""
+
+    @pytest.mark.parametrize("cls", [ConnectionPool, ThreadedConnectionPool])
+    def test_most_allowed(self, postgres_database: PostgresDatabase, cls: type) -> None:
+        """Over a connection that does not stay, and that gives rows of its own kind."""
+        makes = {
+            ConnectionPool: {"kwargs": {"row_factory": dict_row}, "open": False},
+            ThreadedConnectionPool: {"cursor_factory": RealDictCursor},
+        }
+        sizes = () if cls is ConnectionPool else (0, 1)
+        pool = cls(*sizes, postgres_database.url, **makes[cls])
+        kind = recognise(pool)
+        assert kind.capacity is not None
+
+        most = kind.capacity(pool).ask()
+
+        assert [[str(most)]] == postgres_database.query("SHOW max_connections")
+        eventually(lambda: not postgres_database.backends())

@@ -99,7 +99,7 @@ def _most_allowed_psycopg2(given: Sequence[Any], arguments: Mapping[str, Any]) -
 
     connection = psycopg2.connect(*given, **{**arguments, "connect_timeout": WAIT_FOR_SERVER})
     try:
-        with connection.cursor() as cursor:
+        with connection.cursor(cursor_factory=psycopg2.extensions.cursor) as cursor:
             cursor.execute("SHOW max_connections")
             return int(cursor.fetchone()[0])
     finally:
