@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from reliable_tasks import ConfigurationError, presets
+from reliable_tasks.presets.addresses import masked
 from reliable_tasks.presets.installed import is_known
 from reliable_tasks.presets.rendering import VARIABLES, as_file
 from tests import preset_page
@@ -26,7 +27,7 @@ def test_the_defaults_of_redis() -> None:
 
     options = preset["broker_transport_options"]
     assert options["visibility_timeout"] == 3600 + 2 * 630 + 60
-    assert (options["socket_timeout"], options["retry_on_timeout"]) == (2, False)
+    assert (options["socket_timeout"], options["retry_on_timeout"]) == (1.75, False)
     assert (preset["task_soft_time_limit"], preset["task_time_limit"]) == (600, 630)
     assert (preset["worker_pool"], preset["worker_prefetch_multiplier"]) == ("prefork", 1)
     assert (preset["task_acks_late"], preset["task_create_missing_queues"]) == (True, False)
@@ -96,6 +97,21 @@ def test_passwords_stay_out_of_sight() -> None:
         assert "hush" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("redis://:hu@sh@a/0", "redis://:***@a/0"),
+        ("amqp://u:hush@a//;amqp://u:hush@b//", "amqp://u:***@a//;amqp://u:***@b//"),
+        ("redis+socket:///run/redis.sock?db=1&password=hush", None),
+        ("redis://shop@a:6379/0", "redis://shop@a:6379/0"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+    ],
+)
+def test_addresses_are_shown_without_passwords(address: str, shown: str | None) -> None:
+    """Stars stand where a password would, and nothing else is changed."""
+    assert masked(address) == (shown or address.replace("hush", "***"))
+
+
 def test_tls_checks_the_certificate() -> None:
     """Behind rediss:// the server must prove who it is; what the address says is left as it is."""
     plain = presets.redis("rediss://a/0", results="rediss://a/1", ca_certs="/etc/ca.pem")
@@ -114,7 +130,7 @@ def test_sentinels_are_asked_for_a_primary() -> None:
 
     assert preset["broker_url"] == url
     assert preset["broker_transport_options"]["master_name"] == "jobs"
-    assert preset["result_backend_transport_options"] == {"master_name": "jobs"}
+    assert preset["result_backend_transport_options"]["master_name"] == "jobs"
     assert presets.redis(url.split(";"), sentinel_master="jobs")["broker_url"] == url
 
 

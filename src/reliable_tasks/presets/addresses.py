@@ -18,7 +18,7 @@ TLS = ("rediss", "amqps")
 CLUSTER = ("redis+cluster", "rediss+cluster")
 DATABASES = ("db+", "sqla+", "sqlalchemy", "django-db", "database", "mongodb", "postgres", "mysql")
 
-_PASSWORD = re.compile(r"(?<=://)([^/@;]*?):([^/@;]*)@")
+_PASSWORD = re.compile(r"(://[^/@;:]*:)[^/;]*(?=@)|((?:^|[?&])password=)[^&;]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Address:
 
 def masked(text: str) -> str:
     """Return an address with stars in place of its passwords."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    return _PASSWORD.sub(r"\1\2***", text)
 
 
 def read_address(given: str | Sequence[str], kind: str) -> Address:

@@ -166,7 +166,7 @@ def _transport(needs: Needs, visible: float, made_of: str) -> Iterator[Row]:
     yield from _sockets(options, timeout, needs)
 
 
-def _sockets(options: str, timeout: int, needs: Needs) -> Iterator[Row]:
+def _sockets(options: str, timeout: float, needs: Needs) -> Iterator[Row]:
     yield Row(
         name=f"{options}.socket_timeout",
         value=timeout,

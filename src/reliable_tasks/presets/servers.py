@@ -24,7 +24,9 @@ __all__ = (
     "tls_rows",
 )
 
-SOCKET_TIMEOUT = {"web": 2, "worker": 5}  # seconds; BRPOP waits for one
+SOCKET_TIMEOUT = {"web": 1.75, "worker": 5}  # seconds; a publish waits for up to three of them
+RESULT_TIMEOUT = {"web": 1.25, "worker": 5}  # seconds; a publish waits for up to four of them
+RESULT_RETRIES = 20
 KEEP_RESULTS = 86_400
 MUST_PROVE = "The server must show a certificate that the client trusts."
 
@@ -127,7 +129,7 @@ def no_result_rows() -> Iterator[Row]:
 
 def result_rows(needs: Needs, results: Address) -> Iterator[Row]:
     """Yield where results are kept, and how long their server may take."""
-    timeout = SOCKET_TIMEOUT[needs.publishers]
+    timeout = RESULT_TIMEOUT[needs.publishers]
     source = "Celery, Configuration: Redis backend settings"
     yield Row(
         name="result_backend",
@@ -171,6 +173,31 @@ def result_rows(needs: Needs, results: Address) -> Iterator[Row]:
         source=source,
         topic=RESULTS,
     )
+    yield Row(
+        name="result_backend_always_retry",
+        value=True,
+        reason="A worker waits with its result until the backend is back.",
+        without="A result is lost with one connection, and a chord waits for it.",
+        source="Celery, Configuration: result_backend_always_retry",
+        topic=RESULTS,
+    )
+    yield Row(
+        name="result_backend_max_retries",
+        value=RESULT_RETRIES,
+        reason="It waits for some two minutes.",
+        without="It waits for ever, and takes no other task.",
+        source="Celery, Configuration: result_backend_max_retries",
+        topic=RESULTS,
+    )
+    if needs.is_web:
+        yield Row(
+            name="result_backend_transport_options.retry_policy",
+            value={"max_retries": 0},
+            reason="A publish subscribes to its result: it tries so twice, in less than 6 s.",
+            without="It tries 20 times: a backend that never answers holds a request for 96 s.",
+            source="measured; Celery, Configuration: result_backend_transport_options",
+            topic=RESULTS,
+        )
 
 
 def backend_rows(

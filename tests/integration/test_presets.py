@@ -1,0 +1,175 @@
+"""Presets on real servers: publishers never hang, and workers do what the settings say."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import kombu
+import pytest
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from reliable_tasks import ConfigurationError, presets, setup
+from reliable_tasks.presets.rabbitmq_broker import dead_letter_queue
+from reliable_tasks.presets.rendering import as_file
+from reliable_tasks.presets.steps import declare
+from reliable_tasks.testing import (
+    Ledger,
+    RabbitMQServer,
+    Server,
+    VirtualHost,
+    WorkerProcess,
+    close_app,
+    eventually,
+    silent_server,
+)
+from reliable_tasks.testing.fixtures import StartWorker
+
+APP = "tests.integration.apps.preset"
+BOUND = 6.0  # seconds for a publish while somebody waits
+COUNTDOWN = 2.0
+
+
+@contextmanager
+def publisher(settings: Mapping[str, Any]) -> Iterator[Celery]:
+    """An app that publishes from this process, as a web process does."""
+    app = Celery("publisher", set_as_current=False)
+    setup(app, settings)
+    try:
+        yield app
+    finally:
+        close_app(app)
+
+
+def seconds_to_fail(app: Celery) -> float:
+    """Publish to a broker that does not answer, and return how long that took."""
+    begun = time.monotonic()
+    with pytest.raises((OperationalError, RuntimeError)):
+        app.send_task("pay", ("a",))
+    return time.monotonic() - begun
+
+
+def test_what_never_answers_does_not_hold_a_request(valkey: Server) -> None:
+    """A broker, or a result backend, that accepts and never answers fails a publish in 6 s."""
+    valkey.ensure_running()
+    broker = valkey.new_database().url
+    with (
+        silent_server() as url,
+        publisher(presets.redis(url)) as unheard,
+        publisher(presets.redis(broker, results=url)) as without_results,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        assert max(pool.map(seconds_to_fail, (unheard, without_results))) < BOUND
+
+
+def test_what_falls_silent_does_not_hold_a_request(
+    valkey: Server, rabbitmq: RabbitMQServer, vhost: VirtualHost
+) -> None:
+    """Nor does a Redis or a RabbitMQ that stands still behind a connection that worked."""
+    valkey.ensure_running()
+    with (
+        publisher(presets.redis(valkey.new_database().url)) as one,
+        publisher(presets.rabbitmq(vhost.url)) as other,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        one.send_task("pay", ("a",))
+        other.send_task("pay", ("a",))
+        valkey.pause()
+        rabbitmq.pause()
+        try:
+            assert max(pool.map(seconds_to_fail, (one, other))) < BOUND
+        finally:
+            valkey.resume()
+            rabbitmq.resume()
+
+
+def jobs_done(start: StartWorker, ledger: Ledger, env: dict[str, str]) -> WorkerProcess:
+    """Start a worker with a preset, have it run a job of each kind, and return it."""
+    process = start(APP, concurrency=2, env=env)
+    with mock.patch.dict(os.environ, env):
+        module = importlib.reload(importlib.import_module(APP))
+    try:
+        published = time.time()
+        soon = module.pay_once.delay("soon")
+        module.pay.apply_async(("later",), countdown=COUNTDOWN)
+        module.pay_later.apply_async(("again",), queue="mail")
+        assert soon.get(timeout=30) == "soon"
+        eventually(lambda: len(ledger.entries()) == 3, timeout=60, message="three effects")
+    finally:
+        close_app(module.app)
+    effects = {entry.job: entry.at - published for entry in ledger.entries()}
+    assert sorted(effects) == ["again", "later", "soon"]
+    assert effects["later"] >= COUNTDOWN - 1  # delayed delivery counts whole seconds
+    return process
+
+
+def environment(broker: str, results: str, taken: str) -> dict[str, str]:
+    return {"PRESET_BROKER": broker, "PRESET_RESULTS": results, "PRESET_TAKEN": taken}
+
+
+def test_a_worker_with_the_preset_for_redis(
+    server: Server, worker: StartWorker, ledger: Ledger, tmp_path: Path
+) -> None:
+    """On Valkey with setup, on Redis with the rendered file: tasks, countdowns and retries run."""
+    broker, results = server.new_database().url, server.new_database().url
+    taken = "setup" if "valkey" in str(server.binary) else "file"
+    env = environment(broker, results, taken)
+    preset = presets.redis(broker, results=results, queues=("jobs", "mail"), keyprefix="shop")
+    (tmp_path / "celeryconfig.py").write_text(as_file(preset))
+    env["PYTHONPATH"] = str(tmp_path)
+
+    with mock.patch("sys.path", [str(tmp_path), *sys.path]), mock.patch.dict(sys.modules):
+        process = jobs_done(worker, ledger, env)
+
+    assert "the app's own settings say" not in process.log
+
+
+def test_a_worker_with_the_preset_for_rabbitmq(
+    vhost: VirtualHost, valkey: Server, worker: StartWorker, ledger: Ledger
+) -> None:
+    """Quorum queues, topic exchanges, delayed delivery: tasks, countdowns and retries run."""
+    valkey.ensure_running()
+    env = environment(vhost.url, valkey.new_database().url, "setup")
+    process = jobs_done(worker, ledger, env)
+    queues = vhost.queues()
+
+    assert {"jobs", "mail", dead_letter_queue("jobs"), dead_letter_queue("mail")} <= queues.keys()
+    assert "celery" not in queues
+    assert "direct exchange" not in process.log
+    assert "onnection to broker lost" not in process.log
+
+
+def test_a_queue_of_another_type_is_explained(vhost: VirtualHost) -> None:
+    """A classic queue of the same name stays what it is; the error says what to do."""
+    with vhost.connection() as connection:
+        kombu.Queue("jobs", durable=True)(connection.default_channel).declare()
+    with (
+        publisher(presets.rabbitmq(vhost.url)) as app,
+        app.connection_for_write() as connection,
+        pytest.raises(ConfigurationError, match=r"queue 'jobs' .*inequivalent arg.*queues="),
+    ):
+        declare(connection, list(app.amqp.queues.values()))
+    assert dead_letter_queue("jobs") not in vhost.queues()
+
+
+def test_dead_letters_are_kept(vhost: VirtualHost) -> None:
+    """What a worker rejects for good is in the queue of dead letters, whole."""
+    with publisher(presets.rabbitmq(vhost.url)) as app, app.connection_for_write() as connection:
+        queues = list(app.amqp.queues.values())
+        declare(connection, queues)
+        app.send_task("pay", ("a",))
+        message = eventually(queues[0](connection.default_channel).get)
+        message.reject()
+
+        dead = kombu.Queue(dead_letter_queue("jobs"))(connection.default_channel)
+        letter = eventually(dead.get)
+    assert letter.headers["task"] == "pay"
