@@ -58,6 +58,7 @@ setup(
         "reliable_tasks_lease_seconds": 2,
         **json.loads(os.environ.get(SETTINGS_VARIABLE, "{}")),
     },
+    heartbeat=False,  # so that long waits go in hops
 )
 
 
