@@ -143,6 +143,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def storm(session: nox.Session) -> None:
+    """Retry a thousand jobs in four ways while a service is down; `-- --write` draws it."""
+    install(session, "tests", "pictures")
+    session.run("python", "-m", "tests.storm", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the docs with warnings as errors, and run every code block."""
     install(session, "tests", "docs")
