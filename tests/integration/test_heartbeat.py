@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
+from celery import Celery
+from kombu.exceptions import OperationalError
 
-from reliable_tasks.testing import Ledger, eventually
+from reliable_tasks.broker import unacked
+from reliable_tasks.broker.unacked import UnackedIndex
+from reliable_tasks.testing import Ledger, eventually, silent_server, valkey_server
 from tests.integration.apps.holding import QUEUES
 from tests.integration.holders import SWEEP, Holders, holders
 
@@ -90,3 +98,82 @@ def test_what_is_held_stays_young(valkey, ledger):
             assert client.keys("unacked*") == []
 
     assert 0 < longest < TIMEOUT
+
+
+@pytest.mark.hooks
+class TestIndex:
+    """The connection of its own, through kombu's client."""
+
+    def test_what_is_gone_stays_gone(self, valkey, opened):
+        """Thousands of tags in one go; none is added, and other teams' keys are not touched."""
+        valkey.ensure_running()
+        database = valkey.new_database()
+        index = opened(database.url, visibility_timeout=7, global_keyprefix="team:")
+        held = {f"tag {number}": 1.0 for number in range(2_500)}
+        with database.client() as client:
+            client.zadd("team:unacked_index", held)
+            client.zadd("unacked_index", held)
+            index.refresh([*held, "gone"])
+            found = dict(client.zrange("team:unacked_index", 0, -1, withscores=True))
+            others = dict(client.zrange("unacked_index", 0, -1, withscores=True))
+
+        assert index.visibility_timeout() == 7
+        assert len(found) == len(held)
+        assert min(found.values()) == pytest.approx(time.time(), abs=MARGIN)
+        assert set(others.values()) == {1.0}
+
+    def test_another_host(self, valkey, opened):
+        """Where the broker is several hosts, the first that answers is taken."""
+        valkey.ensure_running()
+
+        index = opened(f"redis://127.0.0.1:1/0;{valkey.new_database().url}")
+
+        assert index.visibility_timeout() == 3_600
+
+    def test_a_server_that_was_restarted(self, opened):
+        """A connection that was cut is opened anew, by redis-py or after `close`."""
+        with valkey_server() as server:
+            index = opened(server.url)
+            index.refresh(["tag"])
+            server.kill()
+            with pytest.raises(Exception, match="refused"):
+                index.refresh(["tag"])
+            index.close()
+            server.restart()
+
+            index.refresh(["tag"])
+
+    def test_the_acl_page_names_its_rights(self, opened):
+        """They are enough, and kombu needs them anyway."""
+        page = (Path(__file__).parents[2] / "docs" / "reference" / "acl.md").read_text()
+        section = page.partition("## The visibility heartbeat")[2]
+        [rights] = re.findall(r"```text\n(.*)\n```", section)[:1]
+        with valkey_server(acl=["user default off", f"user beat on >secret {rights}"]) as server:
+            index = opened(server.url_for(1, username="beat", password="secret"))
+
+            index.refresh(["tag"])
+
+    def test_a_silent_broker(self, opened, monkeypatch):
+        """It holds the thread for a few seconds, not for ever."""
+        monkeypatch.setattr(unacked, "SOCKET_TIMEOUT", 0.2)
+        with silent_server() as url:
+            index = opened(url)
+            begun = time.monotonic()
+            with pytest.raises(OperationalError):
+                index.refresh(["tag"])
+
+            assert time.monotonic() - begun < MARGIN
+
+    @pytest.fixture
+    def opened(self) -> Iterator[Callable[..., UnackedIndex]]:
+        """Open indexes, and close them after the test."""
+        with ExitStack() as stack:
+
+            def opened(url: str, **options: Any) -> UnackedIndex:
+                app = Celery("index", broker=url, set_as_current=False)
+                app.conf.broker_transport_options = options
+                index = UnackedIndex(app)
+                stack.callback(index.close)
+                return index
+
+            yield opened
