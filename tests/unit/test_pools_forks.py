@@ -247,6 +247,17 @@ def test_a_rollback_in_the_child_is_not_the_parents(guarded: Watched) -> None:
     connection.close()
 
 
+def test_a_lost_connection_can_be_rolled_back(guarded: Watched) -> None:
+    """The guard does not stand in the way when the server has gone and a transaction is undone."""
+    with guarded.engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        connection.invalidate()
+
+        connection.rollback()
+
+        assert connection.scalar(text("SELECT 1")) == 1
+
+
 def test_what_a_child_drops_is_not_rolled_back(
     guarded: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
