@@ -21,6 +21,7 @@ def tables() -> str:
     with mock.patch("reliable_tasks.presets.common.is_known", return_value=True):
         redis = presets.redis(REDIS, results=RESULTS).rows
         rabbitmq = presets.rabbitmq("amqp://localhost//", results=RESULTS).rows
+        beaten = presets.redis(REDIS, results=RESULTS, heartbeat=True).rows
         threads = presets.redis(REDIS, results=RESULTS, workload="io").rows
         bare = presets.redis(REDIS).rows
     both = [row for row in redis if row in rabbitmq]
@@ -29,6 +30,7 @@ def tables() -> str:
             *_section("On every broker", both),
             *_section("Redis", [row for row in redis if row not in both]),
             *_section("RabbitMQ", [row for row in rabbitmq if row not in both]),
+            *_section("With `heartbeat=True`", [row for row in beaten if row not in redis]),
             *_section('With `workload="io"`', [row for row in threads if row not in redis]),
             *_section("Without `results`", [row for row in bare if row not in redis]),
         ]

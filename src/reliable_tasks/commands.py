@@ -52,6 +52,7 @@ def preset() -> None:
 @preset.command()
 @_with_common_options
 @click.option("--visibility-timeout", type=float, help="Seconds; derived by default.")
+@click.option("--heartbeat", is_flag=True, help="Every worker has the heartbeat of setup: 60 s.")
 @click.pass_context
 def redis(context: click.Context, /, **options: Any) -> None:
     """Settings for Redis or Valkey."""

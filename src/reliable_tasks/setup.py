@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reliable_tasks.broker import HEARTBEAT_STEP
+from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.task import WORKER_STEP
 
 __all__ = ("SETTINGS", "setup")
@@ -31,7 +32,15 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
             each such setting that a promise of the preset rests on.
         heartbeat: Whether workers keep what they hold from being delivered again, however short
             the visibility timeout of a Redis broker; without effect with another broker.
+
+    Raises:
+        ConfigurationError: The preset relies on the heartbeat, which was turned off.
     """
+    if not heartbeat and getattr(settings, "heartbeat", False):
+        raise ConfigurationError(
+            "heartbeat: expected True in setup with a preset that was made with heartbeat=True, "
+            "got False. Its visibility timeout is too short without one."
+        )
     if settings is not None:
         _apply(app, settings)
     app.steps["worker"].update((WORKER_STEP, SETTINGS_STEP, QUEUE_STEP))

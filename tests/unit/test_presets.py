@@ -67,6 +67,16 @@ def test_everything_follows_from_what_is_needed() -> None:
     assert not {"task_time_limit", "task_soft_time_limit", "task_ignore_result"} & set(preset)
 
 
+def test_the_heartbeat_makes_the_visibility_timeout_short() -> None:
+    """With it a dead worker's jobs are back in a minute, however long tasks and countdowns are."""
+    preset = presets.redis(REDIS, longest_task=36_000, heartbeat=True)
+    short = presets.redis(REDIS, visibility_timeout=5, heartbeat=True)
+
+    assert preset["broker_transport_options"]["visibility_timeout"] == 60
+    assert short["broker_transport_options"]["visibility_timeout"] == 5
+    assert preset["reliable_tasks_redelivery_horizon"] == 3600 + 2 * 36_030 + 60 + 60
+
+
 def test_a_preset_cannot_be_changed() -> None:
     """What a preset hands out are copies."""
     preset = presets.redis(REDIS)
@@ -205,8 +215,12 @@ REFUSED = {
         "visibility_timeout: expected at least 4920 s, .*longest_countdown 3600 s.*got 300 s",
     ),
     "a long lease": (
-        {"lease_seconds": 5000},
-        r"lease_seconds: expected at most the visibility timeout \(4920 s\), got 5000 s",
+        {"lease_seconds": 30_000},
+        r"lease_seconds: expected at most redelivery_horizon \(21600 s\), got 30000 s",
+    ),
+    "a very short visibility timeout": (
+        {"visibility_timeout": 3, "heartbeat": True},
+        "visibility_timeout: expected at least 5 s, .*heartbeat.*got 3 s",
     ),
     "a short memory": (
         {"redelivery_horizon": 3600},

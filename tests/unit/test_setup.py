@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from reliable_tasks import IdempotentTask, presets, setup
+from reliable_tasks import ConfigurationError, IdempotentTask, presets, setup
 from reliable_tasks.presets.steps import SettingsStep, conflicts
 from reliable_tasks.testing import close_app
 
@@ -140,6 +140,14 @@ def test_what_breaks_a_promise_is_said(app: Celery, own: dict[str, Any], line: s
     if line:
         assert line in found[0]
         assert "Without it: " in found[0]
+
+
+def test_a_preset_with_heartbeat_needs_one(app: Celery) -> None:
+    """A short visibility timeout without the heartbeat is refused at once."""
+    with pytest.raises(ConfigurationError, match=r"heartbeat: expected True in setup .* got False"):
+        setup(app, presets.redis("redis://localhost:1/0", heartbeat=True), heartbeat=False)
+
+    setup(app, presets.redis("redis://localhost:1/0", heartbeat=True))
 
 
 def test_the_worker_step_says_it(app: Celery, caplog: pytest.LogCaptureFixture) -> None:

@@ -60,7 +60,7 @@ def common_rows(needs: Needs, results: Address | None, horizon: float, copies: s
     ]
 
 
-def assembled(broker: str, needs: Needs, rows: Sequence[Row]) -> Preset:
+def assembled(broker: str, needs: Needs, rows: Sequence[Row], *, heartbeat: bool = False) -> Preset:
     """
     Return the preset of *rows*, without what the installed Celery does not know.
 
@@ -68,6 +68,7 @@ def assembled(broker: str, needs: Needs, rows: Sequence[Row]) -> Preset:
         broker: Its name.
         needs: What the team needs.
         rows: All rows, in any order of topics.
+        heartbeat: Whether they rely on the heartbeat of workers.
     """
     kept, unknown = sifted(rows, partial(is_known, broker=broker), releases())
     kept.sort(key=lambda row: TOPICS.index(row.topic))
@@ -75,7 +76,7 @@ def assembled(broker: str, needs: Needs, rows: Sequence[Row]) -> Preset:
         f"tasks of at most {needs.longest_task:g} s, countdowns of at most "
         f"{needs.longest_countdown:g} s"
     )
-    return Preset(broker, needed, kept, [*unknown, *_left_out(needs)])
+    return Preset(broker, needed, kept, [*unknown, *_left_out(needs)], heartbeat=heartbeat)
 
 
 def _left_out(needs: Needs) -> Iterator[LeftOut]:

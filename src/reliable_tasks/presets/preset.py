@@ -24,10 +24,17 @@ class Preset(Mapping[str, Any]):
         needs: What it was derived from, in words.
         rows: The settings with their reasons.
         left_out: What a reader may miss, with the reason.
+        heartbeat: Whether they rely on the heartbeat that `setup` gives to workers.
     """
 
     def __init__(
-        self, broker: str, needs: str, rows: Sequence[Row], left_out: Sequence[LeftOut] = ()
+        self,
+        broker: str,
+        needs: str,
+        rows: Sequence[Row],
+        left_out: Sequence[LeftOut] = (),
+        *,
+        heartbeat: bool = False,
     ) -> None:
         self.broker, self.needs, self.rows, self.left_out = (
             broker,
@@ -35,6 +42,7 @@ class Preset(Mapping[str, Any]):
             tuple(rows),
             tuple(left_out),
         )
+        self.heartbeat = heartbeat
         self._settings = _nested(self.rows)
 
     def __getitem__(self, name: str) -> Any:

@@ -18,6 +18,7 @@ from reliable_tasks.presets.rules import (
     check_countdown,
     check_delivery_limit,
     check_horizon,
+    check_lease,
     check_routing_keys,
 )
 from reliable_tasks.presets.servers import (
@@ -115,9 +116,10 @@ def rabbitmq(
     check_consumer_timeout(timeout, hold, made_of)
     if is_quorum:
         _check_quorum(needs, delivery_limit)
-    latest, copies = 2 * timeout, f"twice the consumer timeout, {2 * timeout:g} s"
+    latest, copies = 2 * timeout, f"twice the consumer timeout, {timeout:g} s"
     horizon = at_least(optional_seconds("redelivery_horizon", redelivery_horizon), latest)
     check_horizon(horizon, latest, copies)
+    check_lease(needs.lease_seconds, horizon)
     rows = [
         *broker_rows(broker),
         *_connections(needs),

@@ -23,6 +23,8 @@ from reliable_tasks.presets.servers import (
 
 __all__ = ("redis",)
 
+WITH_HEARTBEAT, LEAST_WITH_HEARTBEAT = 60, 5  # seconds
+BEATEN = "with a heartbeat three times as often"
 MARGIN = 60  # seconds for a worker to settle what ended, and for clocks that differ
 SWEEP = 5  # seconds
 HEALTH_CHECK = 10  # seconds
@@ -45,6 +47,7 @@ def redis(
     sentinel_master: str | None = None,
     ca_certs: str | None = None,
     visibility_timeout: Seconds | None = None,
+    heartbeat: bool = False,
     lease_seconds: Seconds = 30,
     redelivery_horizon: Seconds | None = None,
 ) -> Preset:
@@ -71,6 +74,9 @@ def redis(
         ca_certs: File with the authority of the server's certificate, for TLS; the system's
             authorities if left out.
         visibility_timeout: Seconds; derived if left out.
+        heartbeat: Rely on the heartbeat that `setup` gives to workers: the visibility timeout is
+            60 s then, or what you say from 5 s. Only once every worker of this Redis database has
+            it: see "How to introduce it" on the page about the visibility timeout.
         lease_seconds: Lease of an `IdempotentTask`.
         redelivery_horizon: How long a copy of a message may turn up, in seconds; derived if left
             out.
@@ -95,15 +101,19 @@ def redis(
     check_sentinel(broker, sentinel_master)
     backend = read_results(results, broker, sentinel_master)
     hold, made_of = _longest_hold(needs)
-    visible = optional_seconds("visibility_timeout", visibility_timeout) or hold
-    check_visibility_timeout(visible, hold, made_of)
-    check_lease(needs.lease_seconds, visible)
-    latest, copies = 2 * visible, f"twice the visibility timeout, {2 * visible:g} s"
+    least, why = (LEAST_WITH_HEARTBEAT, BEATEN) if heartbeat else (hold, made_of)
+    visible = optional_seconds("visibility_timeout", visibility_timeout) or (
+        WITH_HEARTBEAT if heartbeat else hold
+    )
+    check_visibility_timeout(visible, least, why)
+    latest = hold + visible
+    copies = f"{hold:g} s for which a worker may hold it, and the visibility timeout"
     horizon = at_least(optional_seconds("redelivery_horizon", redelivery_horizon), latest)
     check_horizon(horizon, latest, copies)
+    check_lease(needs.lease_seconds, horizon)
     rows = [
         *broker_rows(broker),
-        *_transport(needs, visible, made_of),
+        *_transport(needs, _visibility_timeout(visible, made_of, heartbeat=heartbeat)),
         *server_rows(broker, "broker_transport_options", keyprefix, sentinel_master),
         *tls_rows(broker, "broker_use_ssl", redis_tls(ca_certs)),
         *queue_rows(
@@ -117,7 +127,7 @@ def redis(
         *backend_rows(backend, keyprefix, sentinel_master, ca_certs),
         *store_rows(store),
     ]
-    return assembled("Redis", needs, rows)
+    return assembled("Redis", needs, rows, heartbeat=heartbeat)
 
 
 def _longest_hold(needs: Needs) -> tuple[float, str]:
@@ -129,11 +139,22 @@ def _longest_hold(needs: Needs) -> tuple[float, str]:
     )
 
 
-def _transport(needs: Needs, visible: float, made_of: str) -> Iterator[Row]:
-    timeout = SOCKET_TIMEOUT[needs.publishers]
-    options = "broker_transport_options"
-    yield Row(
-        name=f"{options}.visibility_timeout",
+def _visibility_timeout(visible: float, made_of: str, *, heartbeat: bool) -> Row:
+    name = "broker_transport_options.visibility_timeout"
+    if heartbeat:
+        return Row(
+            name=name,
+            value=visible,
+            reason=(
+                "With setup(app) a worker says all the time what it still holds, however long. A dead "
+                "worker's jobs come back so soon after its last word."
+            ),
+            without="It is an hour: so long a dead worker's jobs wait.",
+            source="given: heartbeat; The visibility timeout",
+            topic=BROKER,
+        )
+    return Row(
+        name=name,
         value=visible,
         reason=(
             f"A worker may hold a message for so long: {made_of}. A dead worker's jobs come back "
@@ -147,6 +168,12 @@ def _transport(needs: Needs, visible: float, made_of: str) -> Iterator[Row]:
         topic=BROKER,
         holds="at least",
     )
+
+
+def _transport(needs: Needs, visibility_timeout: Row) -> Iterator[Row]:
+    timeout = SOCKET_TIMEOUT[needs.publishers]
+    options = "broker_transport_options"
+    yield visibility_timeout
     yield Row(
         name=f"{options}.unacked_restore_interval",
         value=SWEEP,

@@ -20,13 +20,13 @@ __all__ = (
 LONGEST_DELAY = 2**28 - 1  # seconds that RabbitMQ's delayed delivery can count
 
 
-def check_visibility_timeout(timeout: float, longest_hold: float, made_of: str) -> None:
+def check_visibility_timeout(timeout: float, longest_silence: float, made_of: str) -> None:
     """Refuse a visibility timeout that ends while a living worker still holds a message."""
-    if timeout < longest_hold:
+    if timeout < longest_silence:
         raise ConfigurationError(
-            f"visibility_timeout: expected at least {longest_hold:g} s, for which a worker may "
-            f"hold a message ({made_of}), got {timeout:g} s. Redis would deliver the message again "
-            "while it waits or runs."
+            f"visibility_timeout: expected at least {longest_silence:g} s, for which a worker may "
+            f"hold a message without a word ({made_of}), got {timeout:g} s. Redis would deliver "
+            "the message again while it waits or runs."
         )
 
 
@@ -40,12 +40,12 @@ def check_consumer_timeout(timeout: float, longest_hold: float, made_of: str) ->
         )
 
 
-def check_lease(lease: float, redelivered_after: float) -> None:
-    """Refuse a lease that outlives the time after which a dead worker's job comes back."""
-    if lease > redelivered_after:
+def check_lease(lease: float, horizon: float) -> None:
+    """Refuse a lease that outlives the record that it is written in."""
+    if lease > horizon:
         raise ConfigurationError(
-            f"lease_seconds: expected at most the visibility timeout ({redelivered_after:g} s), "
-            f"got {lease:g} s. A dead worker's job would be back and still have to wait."
+            f"lease_seconds: expected at most redelivery_horizon ({horizon:g} s), got {lease:g} s. "
+            "A record must outlive every copy of its message."
         )
 
 
