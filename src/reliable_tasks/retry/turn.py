@@ -167,11 +167,11 @@ class Turn:
         self._count_in_lease()
 
     def _go_on_in_queue(self, outcome: Outcome, wait: float, now: float) -> NoReturn:
-        following = self._attempts.following(outcome, now, wait)
-        if switch.current().waits:
+        waits = switch.current().waits
+        if waits:
             wait = self._limited(wait)
-            following = self._attempts.following(outcome, now, wait)
-        else:
+        following = self._attempts.following(outcome, now, wait)
+        if not waits:  # the wait counts for `stop` all the same
             wait, following = 0.0, replace(following, due_at=0.0)
         error = outcome.error if isinstance(outcome, Raised) else None
         retry = self._publish(following, wait, error)
