@@ -25,6 +25,7 @@ __all__ = (
     "countdown_of",
     "freeze",
     "give_back",
+    "headers_of",
     "is_hopeless",
     "longest_wait_ms",
     "members",
@@ -42,6 +43,7 @@ DEFAULT_VISIBILITY_TIMEOUT = 3_600.0
 DEFAULT_CONSUMER_TIMEOUT = 1_800.0
 
 _DELAY = re.compile(rf"(?:[01]\.){{{MAX_NUMBER_OF_BITS_TO_USE}}}")
+_ABOUT_ITS_WAY = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
 _PICKLE = {"pickle", "application/x-python-serialize"}
 _HOPELESS = (SerializationError, TypeError, ValueError, LookupError, ReliableTasksError)
 
@@ -59,7 +61,7 @@ def publish_successor(
         wait_ms: Milliseconds; whole seconds where the queue takes no less.
         abandoned: Deliveries that are over, though the store may not have heard of it.
     """
-    headers = {**(request.headers or {}), NAME: header.next_hop(abandoned).encode()}
+    headers = {**headers_of(request), NAME: header.next_hop(abandoned).encode()}
     _publish_again(task, request, wait_ms, retries=request.retries, headers=headers)
 
 
@@ -76,7 +78,7 @@ def publish_retry(task: Any, request: Any, wait_ms: int, headers: Mapping[str, A
     Returns:
         The signature that was published.
     """
-    headers = {**(request.headers or {}), **headers}
+    headers = {**headers_of(request), **headers}
     return _publish_again(task, request, wait_ms, retries=request.retries + 1, headers=headers)
 
 
@@ -135,6 +137,17 @@ def countdown_of(app: Any, seconds: float) -> float:
     """
     queues = app.amqp.queues.values()
     return max(1, math.ceil(seconds)) if any(map(_is_quorum, queues)) else seconds
+
+
+def headers_of(request: Any) -> dict[str, Any]:
+    """
+    Return a message's headers, to publish it again, without what RabbitMQ wrote among them.
+
+    By those it knows where a message has been. One that is to be delayed where it has been
+    delayed before would be taken for one that goes in circles, and dropped.
+    """
+    headers = request.headers or {}
+    return {name: headers[name] for name in headers if not name.startswith(_ABOUT_ITS_WAY)}
 
 
 def queue_of(app: Any, request: Any) -> str | None:

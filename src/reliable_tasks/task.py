@@ -39,6 +39,7 @@ from reliable_tasks.publish import (
     countdown_of,
     freeze,
     give_back,
+    headers_of,
     members,
     queue_of,
     shown_arguments,
@@ -478,6 +479,7 @@ class IdempotentTask(Task):
             options = {**shown_arguments(self.request), **options}
         if not options.get("eta"):
             options["countdown"] = self._retry_countdown(options.get("countdown"))
+        options.setdefault("headers", headers_of(self.request))
         if not {"queue", "exchange", "routing_key"} & options.keys():
             options["queue"] = queue_of(self.app, self.request)
         try:

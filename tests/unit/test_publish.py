@@ -100,7 +100,14 @@ MESSAGE = {
     "args": [1],
     "kwargs": {"second": 2},
     "retries": 2,
-    "headers": {"tenant": "a", NAME: Header("job", hop=3).encode()},
+    "headers": {
+        "tenant": "a",
+        NAME: Header("job", hop=3).encode(),
+        "x-death": [{"queue": "celery_delayed_0"}],
+        "x-first-death-queue": "celery_delayed_0",
+        "x-last-death-reason": "expired",
+        "x-delivery-count": 1,
+    },
     "callbacks": [{"task": "add", "args": [5]}],
     "errbacks": [{"task": "add", "args": [6]}],
     "chain": [{"task": "add", "args": [7]}],
@@ -165,6 +172,10 @@ class TestSuccessor:
         """The header says that this is a newer copy; the user's headers are as they were."""
         assert Header.parse(successor["headers"][NAME], "job") == Header("job", hop=4)
         assert successor["headers"]["tenant"] == "a"
+
+    def test_has_been_nowhere(self, successor: dict[str, Any]) -> None:
+        """What RabbitMQ wrote of its way is left out, or it would drop the message as a cycle."""
+        assert set(successor["headers"]) == {"tenant", NAME}
 
     @pytest.mark.parametrize(("wait_ms", "seconds"), [(0, 1), (200, 1), (1_000, 1), (1_500, 2)])
     def test_waits_whole_seconds_on_quorum_queues(

@@ -129,10 +129,10 @@ def described(self: Any, label: str, failures: int = 1) -> dict[str, Any]:
 
 
 @app.task(base=IdempotentTask, bind=True, shared=False)
-def by_itself(self: Any, label: str, seconds: float) -> int:
-    """Publish the second attempt without a decorator."""
+def by_itself(self: Any, label: str, failures: int, seconds: float) -> int:
+    """Publish the next attempt without a decorator."""
     try:
-        return fail(label, 1, seconds)
+        return fail(label, failures, seconds)
     except Down as error:
         raise self.retry(exc=error, countdown=seconds) from None
 
