@@ -70,7 +70,7 @@ def call_hook(hook: GiveUp, given_up: GaveUp) -> None:
         )
 
 
-def bury(task: Any, request: Any, store: Callable[[], Store], prefix: str, reason: Reason) -> None:
+def bury(task: Any, request: Any, reason: Reason, records: Callable[[], tuple[Store, str]]) -> None:
     """
     Keep the whole message among the dead letters, as if it had never been tried.
 
@@ -79,15 +79,15 @@ def bury(task: Any, request: Any, store: Callable[[], Store], prefix: str, reaso
     Args:
         task: The job's task.
         request: Its context.
-        store: Gives the store.
-        prefix: First part of the records' names.
         reason: Why it is given up.
+        records: Gives the store, and the first part of the names there.
     """
     try:
         letter = letter_of(
             task, request, request.args, request.kwargs, str(reason), leave_out=(NAME,)
         )
-        _bury(store(), shelf_name(prefix), request.id, letter)
+        store, prefix = records()
+        _bury(store, shelf_name(prefix), request.id, letter)
     except Exception as error:
         logger.error("Task %s[%s] is not among the dead letters: %s", task.name, request.id, error)
         return

@@ -7,7 +7,9 @@ import math
 from dataclasses import replace
 from time import time
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakKeyDictionary
 
+from celery import Celery
 from celery.exceptions import Retry
 
 from reliable_tasks.core.store import Store
@@ -30,6 +32,9 @@ __all__ = ("Turn",)
 logger = logging.getLogger("reliable_tasks")
 
 CLOCKS_DIFFER = 0.1  # seconds by which a message may come before its time and still be run
+
+_records_of_apps: WeakKeyDictionary[Celery, tuple[Store, str]] = WeakKeyDictionary()
+"""For tasks of another base than ours, which look it up themselves."""
 
 
 class Turn:
@@ -86,7 +91,7 @@ class Turn:
             raise retry
 
     def _wait_for_breaker(self, breaker: CircuitBreaker) -> None:
-        wait_ms = breaker.wait_ms(self._store(), self._prefix, token=self._token)
+        wait_ms = breaker.wait_ms(*self._records, token=self._token)
         if wait_ms:
             wait = wait_ms / 1_000
             retry = self._publish(replace(self._attempts, due_at=time() + wait), wait, None)
@@ -143,7 +148,7 @@ class Turn:
     def _give_up(self, error: BaseException, reason: Reason, elapsed: float) -> None:
         request, plan = self._request, self._plan
         if plan.dead_letter:
-            bury(self._task, request, self._store, self._prefix, reason)
+            bury(self._task, request, reason, lambda: self._records)
         if plan.give_up is not None:
             given_up = GaveUp(
                 task_name=self._task.name,
@@ -183,8 +188,7 @@ class Turn:
         wait_ms = max(math.ceil(wait * 1_000), self._tell_breaker(failed=True))
         budget = self._plan.budget
         if budget is not None:
-            store, prefix = self._store(), self._prefix
-            wait_ms = budget.wait_ms(store, prefix, token=self._token, wait_ms=wait_ms)
+            wait_ms = budget.wait_ms(*self._records, token=self._token, wait_ms=wait_ms)
         return wait_ms / 1_000
 
     def _publish(self, attempts: Attempts, wait: float, error: BaseException | None) -> Retry:
@@ -243,15 +247,16 @@ class Turn:
         return f"{self._request.id}:{self._attempts.attempt}"
 
     @property
-    def _prefix(self) -> str:
-        return prefix_of(self._task.app.conf)
-
-    def _store(self) -> Store:
+    def _records(self) -> tuple[Store, str]:
+        """The store, and the first part of the names there."""
+        task = self._task
         if self._request.is_eager:
-            return eager_store
+            return eager_store, prefix_of(task.app.conf)
         if self._execution is not None:
-            return self._task.records  # type: ignore[no-any-return]
-        return place_of(self._task.app.conf).open()
+            return task.records, task.record_prefix
+        if task.app not in _records_of_apps:  # looking into the settings takes its time
+            _records_of_apps[task.app] = place_of(task.app.conf).open(), prefix_of(task.app.conf)
+        return _records_of_apps[task.app]
 
     def _count_in_lease(self) -> None:
         if self._execution is not None:
@@ -262,7 +267,7 @@ class Turn:
         breaker = self._plan.breaker
         if breaker is None or not self._is_limited:
             return 0
-        return breaker.ended(self._store(), self._prefix, token=self._token, failed=failed)
+        return breaker.ended(*self._records, token=self._token, failed=failed)
 
     def _tell(
         self, kind: Kind, outcome: Outcome | None, *, wait: float | None, reason: str | None
