@@ -1,11 +1,11 @@
 """
 Django's connections, beside Celery's own fixup for Django.
 
-The fixup closes every connection, and in prefork children the pool of each, before and after
-every task. That says goodbye, but with it neither ``CONN_MAX_AGE`` nor a pool can keep a
-connection from one task to the next. Once Django is registered here, a task ends for its
-connections as a request does: by Django's own `close_old_connections`. Only with greenlets the
-fixup goes on as it was.
+Since Celery 5.6 the fixup closes every connection, and in prefork children the pool of each,
+before and after every task. That says goodbye, but with it neither ``CONN_MAX_AGE`` nor a pool
+can keep a connection from one task to the next. Once Django is registered here, a task ends for
+its connections as a request does: by Django's own `close_old_connections`. Only a greenlet
+keeps none, for it ends with its task.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def _take_over(sender: Any, **_: Any) -> None:
 
     connections.close_all()
     if _runs_greenlets(sender.pool_cls):
-        return  # each task has a connection of its own there, so none can be kept for the next
+        signals.task_postrun.connect(_close_all)
+        return
     for fixup in getattr(sender.app, "_fixups", None) or ():
         worker_fixup = getattr(fixup, "worker_fixup", None)
         if worker_fixup is not None and not worker_fixup.db_reuse_max:
@@ -62,6 +63,13 @@ def _take_over(sender: Any, **_: Any) -> None:
 def _runs_greenlets(pool: Any) -> bool:
     name = pool if isinstance(pool, str) else pool.__module__
     return "gevent" in name or "eventlet" in name
+
+
+def _close_all(sender: Any, **_: Any) -> None:
+    from django.db import connections  # noqa: PLC0415 - here it is in use
+
+    if not sender.request.is_eager:
+        connections.close_all()
 
 
 def _close_old(sender: Any, **_: Any) -> None:
