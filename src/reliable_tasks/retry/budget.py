@@ -19,7 +19,7 @@ from hashlib import blake2b
 from threading import Lock
 from time import monotonic
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from reliable_tasks.core.durations import Seconds, to_ms
 from reliable_tasks.core.keys import limit_key
@@ -230,8 +230,8 @@ class CircuitBreaker:
     _terms: BreakerTerms = field(init=False, repr=False, compare=False)
     _successes: _Counter = field(init=False, repr=False, compare=False, default_factory=_Counter)
     _line: _Line = field(init=False, repr=False, compare=False)
-    _sights: WeakKeyDictionary[Any, dict[str, _Sight]] = field(
-        init=False, repr=False, compare=False, default_factory=WeakKeyDictionary
+    _sights: dict[tuple[Any, str], _Sight] = field(
+        init=False, repr=False, compare=False, default_factory=dict
     )
 
     def __post_init__(self) -> None:
@@ -313,8 +313,9 @@ class CircuitBreaker:
         return self._spread(open_ms)
 
     def _sight(self, store: Any, prefix: str) -> _Sight:
+        place = store, prefix
         try:
-            return self._sights.setdefault(store, {}).setdefault(prefix, _Sight())
+            return self._sights.get(place) or self._sights.setdefault(place, _Sight())
         except TypeError:  # nothing can be remembered of a store that is not hashable
             return _Sight()
 
