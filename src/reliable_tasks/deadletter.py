@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 from kombu.exceptions import EncodeError
@@ -21,7 +21,7 @@ def letter_of(
     kwargs: Any,
     reason: str,
     *,
-    leave_out: Collection[str] = (),
+    headers: Mapping[str, Any],
 ) -> bytes:
     """
     Return a message as bytes from which it can be published again.
@@ -36,13 +36,12 @@ def letter_of(
         args: Positional arguments as they came.
         kwargs: Keyword arguments as they came.
         reason: Why it was not run, or is run no more.
-        leave_out: Headers of the message that are not kept.
+        headers: Those headers of the message that are kept.
     """
     options = {
         name: value for name, value in request.as_execution_options().items() if value is not None
     }
-    headers = options.get("headers") or {}
-    options["headers"] = {name: headers[name] for name in headers if name not in leave_out}
+    options["headers"] = headers
     whole = {"args": list(args), "kwargs": kwargs, "options": options}
     try:
         content_type, encoding, body = dumps(whole, serializer=task.serializer)

@@ -20,6 +20,7 @@ from reliable_tasks.core.records import HOPS_PER_RETRY, Outcome, State
 from reliable_tasks.deadletter import letter_of
 from reliable_tasks.leases import Lease
 from reliable_tasks.publish import (
+    headers_of,
     longest_wait_ms,
     publish_successor,
     send_attached,
@@ -220,7 +221,10 @@ class Delivery:
         return str(self.task.app.conf.result_serializer)
 
     def letter(self, reason: str) -> bytes:
-        return letter_of(self.task, self._request, self._args, self._kwargs, reason)
+        request = self._request
+        return letter_of(
+            self.task, request, self._args, self._kwargs, reason, headers=headers_of(request)
+        )
 
     def max_run_ms(self) -> int:
         hard = self._request.timelimit[0] if self._request.timelimit else None

@@ -14,6 +14,7 @@ from reliable_tasks.core.store import Store
 from reliable_tasks.deadletter import letter_of
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.events import DEAD_LETTERED, report
+from reliable_tasks.publish import headers_of
 from reliable_tasks.retry.attempts import NAME, Attempts, Raised, Reason
 
 __all__ = ("GaveUp", "GiveUp", "bury", "call_hook", "write_notes")
@@ -83,8 +84,10 @@ def bury(task: Any, request: Any, reason: Reason, records: Callable[[], tuple[St
         records: Gives the store, and the first part of the names there.
     """
     try:
+        headers = headers_of(request)
+        headers.pop(NAME, None)
         letter = letter_of(
-            task, request, request.args, request.kwargs, str(reason), leave_out=(NAME,)
+            task, request, request.args, request.kwargs, str(reason), headers=headers
         )
         store, prefix = records()
         _bury(store, shelf_name(prefix), request.id, letter)
