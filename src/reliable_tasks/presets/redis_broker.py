@@ -146,8 +146,8 @@ def _visibility_timeout(visible: float, made_of: str, *, heartbeat: bool) -> Row
             name=name,
             value=visible,
             reason=(
-                "With setup(app) a worker says all the time what it still holds, however long. A dead "
-                "worker's jobs come back so soon after its last word."
+                "With setup(app) a worker says all the time what it still holds. A dead one's jobs "
+                "come back so soon after its last word."
             ),
             without="It is an hour: so long a dead worker's jobs wait.",
             source="given: heartbeat; The visibility timeout",
