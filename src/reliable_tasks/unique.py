@@ -24,6 +24,7 @@ from reliable_tasks.errors import ConfigurationError, DuplicateJob, StoreUnavail
 from reliable_tasks.events import tell
 from reliable_tasks.message import Event
 from reliable_tasks.periodic import Ticket, current_firing, fire, ticket_of, watch_beats
+from reliable_tasks.publish import countdown_of
 from reliable_tasks.task import IdempotentTask
 
 __all__ = ("Plan", "UniqueResult", "UniqueTask")
@@ -94,14 +95,14 @@ class Plan:
         at_once = self.hold_ms > 0 or answer.turn > 0
         return self.key, Confirmation(self.task_id, keep_ms, self.hold_ms, at_once)
 
-    def message(self, answer: Reserved | Duplicate | None) -> dict[str, Any]:
-        """Return the call with what the store's *answer* adds to its message."""
+    def message(self, answer: Reserved | Duplicate | None, app: Any) -> dict[str, Any]:
+        """Return the call with what the store's *answer* adds to its message, as *app* sends it."""
         if self.header is None:
             return dict(self.call)
         header = replace(self.header, turn=self._turn(answer))
         headers = {**(self.call["headers"] or {}), NAME: header.encode()}
         delay_ms = self._delay_ms(answer)
-        delayed = {"countdown": delay_ms / 1_000} if delay_ms else {}
+        delayed = {"countdown": countdown_of(app, delay_ms / 1_000)} if delay_ms else {}
         return {**self.call, "headers": headers, **delayed}
 
     def _delay_ms(self, answer: Reserved | Duplicate | None) -> int:
@@ -310,7 +311,7 @@ class UniqueTask(IdempotentTask):
         if isinstance(answer, Duplicate) and plan.suppressible:
             return self._other_job(plan, answer)
         publish = super().apply_async if plan.header is None else self.publish_stamped
-        result = publish(**plan.message(answer), producer=producer)
+        result = publish(**plan.message(answer, self.app), producer=producer)
         result.duplicate = False  # also on Celery's own class of eager results
         result.record = (self, plan.key) if plan.ask else None
         return result

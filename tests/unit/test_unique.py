@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import chain, group
+from kombu import Queue
 
 from reliable_tasks import (
     ConfigurationError,
@@ -670,6 +671,24 @@ class TestDebounce:
         assert record is not None
         assert record.waiting is not None
         return (record.waiting.due_ms - bench.clock.now_us() // 1_000) / 1_000
+
+    @pytest.mark.parametrize(("debounce", "seconds"), [(0.4, 1), (1.4, 2), (2, 2)])
+    def test_whole_seconds_on_quorum_queues(
+        self, bench: UniqueBench, monkeypatch: pytest.MonkeyPatch, debounce: float, seconds: int
+    ) -> None:
+        """A delay of less than a second, which RabbitMQ refuses, is rounded up."""
+        quorum = {"x-queue-type": "quorum"}
+        bench.app.conf.task_queues = [Queue("celery", queue_arguments=quorum)]
+        task, sent = bench.unique(idempotency_key=lambda shop: shop, debounce=debounce), []
+
+        def send(*_: Any, **options: Any) -> Any:
+            sent.append(options["countdown"])
+            return bench.app.AsyncResult("job")
+
+        monkeypatch.setattr(bench.app, "send_task", send)
+        task.delay(1)
+
+        assert sent == [seconds]
 
     def test_what_others_wait_for(self, bench: UniqueBench, task: Any) -> None:
         """A call with an id of its own runs at once, and an equal call is put off beside it."""
