@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from time import sleep
 from typing import Any
 
@@ -16,42 +15,13 @@ from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.events import DEAD_LETTERED, report
 from reliable_tasks.publish import headers_of
 from reliable_tasks.retry.attempts import NAME, Attempts, Raised, Reason
+from reliable_tasks.retry.gaveup import GaveUp, GiveUp
 
-__all__ = ("GaveUp", "GiveUp", "bury", "call_hook", "write_notes")
+__all__ = ("bury", "call_hook", "write_notes")
 
 logger = logging.getLogger("reliable_tasks")
 
 PAUSES_BEFORE_LOSS = (0.5, 1.0, 2.0)  # seconds between tries to reach the store
-
-
-@dataclass(frozen=True, slots=True)
-class GaveUp:
-    """
-    A job that failed for good, as `retry_task` tells its ``give_up`` hook.
-
-    Attributes:
-        task_name: The task.
-        task_id: The job.
-        attempts: How many there were.
-        elapsed: Seconds since the first attempt began.
-        reason: ``"attempts"``: all are used; ``"stop"``: `stop` ended it; ``"refused"``: the
-            server said not to try again.
-        error: With which the job fails.
-        args: The job's positional arguments, as its message had them.
-        kwargs: Its keyword arguments.
-    """
-
-    task_name: str
-    task_id: str
-    attempts: int
-    elapsed: float
-    reason: str
-    error: BaseException
-    args: Any = field(repr=False)
-    kwargs: Any = field(repr=False)
-
-
-GiveUp = Callable[[GaveUp], Any]
 
 
 def write_notes(error: BaseException, attempts: Attempts, now: float, reason: Reason) -> None:

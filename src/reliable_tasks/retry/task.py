@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
-from inspect import signature
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-
-from celery._state import get_current_task
 
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.retry.attempts import Raised, Returned
 from reliable_tasks.retry.budget import CircuitBreaker, RetryBudget
-from reliable_tasks.retry.declared import MARK, check_declaration, mark, plans_of
-from reliable_tasks.retry.ending import GiveUp
-from reliable_tasks.retry.never import NEVER
-from reliable_tasks.retry.turn import Turn
+from reliable_tasks.retry.gaveup import GiveUp
 
 if TYPE_CHECKING:
     from tenacity.retry import RetryBaseT
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
 
-    from reliable_tasks.retry.policy import On, RetryPolicy
+    from reliable_tasks.retry.policy import On
 
 __all__ = ("retry_task",)
 
@@ -81,7 +72,9 @@ def retry_task(
             ``autoretry_for``, when it is declared.
     """
     # Here, for tenacity costs 6 ms, and most programs that import the package retry nothing.
-    from reliable_tasks.retry.policy import check_function, read_policy  # noqa: PLC0415
+    from reliable_tasks.retry.never import NEVER  # noqa: PLC0415
+    from reliable_tasks.retry.policy import read_policy  # noqa: PLC0415
+    from reliable_tasks.retry.wrapper import Plan, decorated  # noqa: PLC0415
 
     policy = read_policy(
         on=on,
@@ -100,88 +93,11 @@ def retry_task(
         raise ConfigurationError(f"dead_letter: expected True or False, got {dead_letter!r}")
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        check_function("retry_task", function)
-        if hasattr(function, MARK):
-            raise ConfigurationError("retry_task: expected it once on a function, got it twice")
-        plan = Plan(policy, budget, breaker, give_up, dead_letter)
-        return _decorated(function, plan)
+        return decorated(function, Plan(policy, budget, breaker, give_up, dead_letter))
 
     return decorate
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """What one decorated function was given; each has its own."""
-
-    policy: RetryPolicy
-    budget: RetryBudget | None
-    breaker: CircuitBreaker | None
-    give_up: GiveUp | None
-    dead_letter: bool
-
-    @property
-    def needs_store(self) -> bool:
-        """Whether a worker must have a store for it."""
-        return self.dead_letter or self.budget is not None or self.breaker is not None
 
 
 def _check_kind(option: str, value: Any, kind: type) -> None:
     if value is not None and not isinstance(value, kind):
         raise ConfigurationError(f"{option}: expected a {kind.__name__}, got {value!r}")
-
-
-def _decorated(function: Callable[P, R], plan: Plan) -> Callable[P, R]:
-    request_here = _finder(plan)
-    judges_results = plan.policy.retry is not None
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        request = request_here()
-        if request is None:
-            return function(*args, **kwargs)
-        turn = Turn(plan, request)
-        turn.begin()
-        while True:
-            try:
-                value = function(*args, **kwargs)
-            except NEVER:
-                raise
-            except Exception as error:
-                if not turn.goes_on(Raised(error)):
-                    raise
-            else:
-                if not (judges_results and turn.goes_on(Returned(value))):
-                    turn.succeed()
-                    return value
-
-    run.__dict__["__signature__"] = signature(function)  # Celery follows no `__wrapped__`
-    mark(run, plan)
-    return run
-
-
-def _finder(plan: Plan) -> Callable[[], Any]:
-    """Return what finds the request that the plan's function runs for, None in a plain call."""
-    serves: dict[Any, bool] = {}
-
-    def request_here() -> Any:
-        task = get_current_task()
-        if task is None:
-            return None
-        if task not in serves:
-            serves[task] = _serves(plan, task)
-        request = task.request_stack.top if serves[task] else None
-        if request is None or request.called_directly or MARK in request.__dict__:
-            return None
-        request.__dict__[MARK] = task  # the body that calls itself is one attempt
-        return request
-
-    return request_here
-
-
-def _serves(plan: Plan, task: Any) -> bool:
-    """Whether *task* runs the function that *plan* belongs to, and not another that calls it."""
-    cls = type(task)
-    if not any(each is plan for each in plans_of(cls)):
-        return False
-    check_declaration(cls)
-    return True

@@ -20,12 +20,13 @@ from reliable_tasks.publish import give_back, is_hopeless, longest_wait_ms, publ
 from reliable_tasks.retry import switch
 from reliable_tasks.retry.attempts import NAME, Attempts, Outcome, Raised, Reason, Stop
 from reliable_tasks.retry.declared import MARK
-from reliable_tasks.retry.ending import GaveUp, bury, call_hook, write_notes
+from reliable_tasks.retry.ending import bury, call_hook, write_notes
+from reliable_tasks.retry.gaveup import GaveUp
 from reliable_tasks.storage import eager_store, place_of, prefix_of
 
 if TYPE_CHECKING:
     from reliable_tasks.retry.budget import CircuitBreaker
-    from reliable_tasks.retry.task import Plan
+    from reliable_tasks.retry.wrapper import Plan
 
 __all__ = ("Turn",)
 
