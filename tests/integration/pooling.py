@@ -235,9 +235,10 @@ LIMITED = {"hard time limit": limited}
 SHRUNK = {"`pool_shrink`": shrunk}
 TASKS = {"`max_tasks_per_child`": by_itself("use")}
 WARM = {"warm shutdown (TERM)": signalled(signal.SIGTERM, idle)}
-COLD = {"cold shutdown (QUIT)": signalled(signal.SIGQUIT, busy)}
-SOFT = {"soft shutdown": signalled(signal.SIGQUIT, busy)}
-KILLED = {"SIGKILL of the worker": signalled(signal.SIGKILL, idle)}
+COLD = {"cold shutdown (QUIT), a task runs": signalled(signal.SIGQUIT, busy)}
+COLD_IDLE = {"cold shutdown (QUIT), no task runs": signalled(signal.SIGQUIT, idle)}
+SOFT = {"soft shutdown, a task runs": signalled(signal.SIGQUIT, busy)}
+KILLED = {"SIGKILL of the worker, a task runs": signalled(signal.SIGKILL, busy)}
 SOFTLY = {"worker_soft_shutdown_timeout": 1.0}
 MEMORY = f"--max-memory-per-child={KIB}"
 
@@ -258,6 +259,7 @@ SETUPS = {
         for how, ends, settings in (
             ("warm", WARM, {}),
             ("cold", COLD, {}),
+            ("cold, idle", COLD_IDLE, {}),
             ("soft", SOFT, SOFTLY),
             ("killed", KILLED, {}),
         )
