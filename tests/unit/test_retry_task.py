@@ -715,6 +715,25 @@ class TestLimits:
             broker.messages[0]["headers"][NAME], broker.messages[0]["task_id"]
         ).attempt == 1  # type: ignore[union-attr]  # fmt: skip
 
+    def test_time_before_the_first_attempt(self, app: Celery, broker: Broker) -> None:
+        """The total time begins with the first attempt, however long the breaker put it off."""
+        task = declare(app, [Down()], attempts=2, stop=stop_after_delay(5))
+        put_off = Attempts(attempt=1, first_at=NOW - 60, due_at=NOW)
+
+        broker.run(task, task_id="job", headers={NAME: put_off.encode("job")})
+
+        assert len(task.runs) == 2
+
+    def test_a_breaker_learns_of_success(self, app: Celery, broker: Broker) -> None:
+        """Calls that succeed keep it closed although one fails now and then."""
+        breaker = CircuitBreaker("c", failures=2)
+        task = declare(app, ["done"] * 3 + [Down(), Down(), "done"], breaker=breaker)
+        for _ in range(4):
+            broker.run(task)
+
+        assert len(task.runs) == 6
+        assert broker.now == NOW + 4  # the two retries, and nothing was put off
+
     def test_not_in_eager_mode(self, app: Celery) -> None:
         """A test in eager mode needs no server for them."""
         app.conf.reliable_tasks_store = None
