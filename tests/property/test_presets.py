@@ -48,7 +48,7 @@ def test_redis(asked: dict[str, Any]) -> None:
     assert timeout > asked["longest_countdown"] + 2 * asked["longest_task"]
     assert preset["reliable_tasks_redelivery_horizon"] >= 2 * timeout
     assert preset["reliable_tasks_lease_seconds"] <= preset["reliable_tasks_redelivery_horizon"]
-    assert 0 < preset["worker_soft_shutdown_timeout"] < asked["grace_period"]
+    assert 0 <= preset.get("worker_soft_shutdown_timeout", 0) < asked["grace_period"]
     assert preset.get("task_time_limit", 0) >= preset.get("task_soft_time_limit", 0)
     assert settings_of(as_file(preset)) == dict(preset)
     assert "hush" not in as_file(preset) + preset.explain() + repr(preset)

@@ -59,12 +59,13 @@ def test_everything_follows_from_what_is_needed() -> None:
     assert preset["reliable_tasks_redelivery_horizon"] == 2 * options["visibility_timeout"]
     assert (preset["worker_pool"], preset["worker_concurrency"]) == ("threads", 20)
     assert preset["reliable_tasks_max_run"] == 7230
-    assert preset["worker_soft_shutdown_timeout"] == 55
     assert preset["result_backend"] == "redis://localhost:6379/1"
     assert preset["result_backend_transport_options"] == {"global_keyprefix": "shop:"}
     assert preset["redis_retry_on_timeout"] is True
     assert (preset["task_default_queue"], list(preset["task_queues"])) == ("fast", ["fast", "slow"])
     assert not {"task_time_limit", "task_soft_time_limit", "task_ignore_result"} & set(preset)
+    assert "worker_soft_shutdown_timeout" not in preset
+    assert "none takes longer than 55 s" in " ".join(preset.explain().split())
 
 
 def test_the_heartbeat_makes_the_visibility_timeout_short() -> None:

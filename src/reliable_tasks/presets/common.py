@@ -93,6 +93,13 @@ def _left_out(needs: Needs) -> Iterator[LeftOut]:
             "Threads cannot be interrupted, so a limit would promise what it does not do. Give "
             "your clients time-outs.",
         )
+        yield LeftOut(
+            "worker_soft_shutdown_timeout",
+            "Celery cannot stop threads, and its soft shutdown fails on them. SIGTERM lets them "
+            "finish: the worker ends in time if none takes longer than "
+            f"{needs.soft_shutdown:g} s, which is grace_period without {SHUTDOWN_MARGIN} s. Do not "
+            "set REMAP_SIGTERM.",
+        )
 
 
 def _messages(needs: Needs) -> Iterator[Row]:
@@ -245,6 +252,8 @@ def _workers(needs: Needs) -> Iterator[Row]:
 
 
 def _shutdown(needs: Needs) -> Iterator[Row]:
+    if needs.workload == "io":
+        return  # its cold shutdown would raise in the worker: the pool of threads can stop none
     fits = needs.longest_task <= needs.soft_shutdown
     yield Row(
         name="worker_soft_shutdown_timeout",
