@@ -114,14 +114,15 @@ def restricted() -> Iterator[Server]:
 
 def acl_lines(password: str) -> list[str]:
     """Return the user of the page's first block, with *password*."""
-    first = blocks_of_page()[0]
+    first = block_of_page("Workers and producers")
     assert first.startswith("user tasks on >PASSWORD ")
     return [first.replace("PASSWORD", password)]
 
 
-def blocks_of_page() -> list[str]:
-    found = re.findall(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    return [block.strip() for block in found]
+def block_of_page(title: str) -> str:
+    """Return the first block under a heading."""
+    section = PAGE.read_text().partition(f"\n## {title}\n")[2]
+    return section.partition("```text\n")[2].partition("```")[0].strip()
 
 
 def stored_at(url: str) -> dict[str, Any]:
@@ -253,7 +254,7 @@ def every_operation(store: RedisStore) -> None:
 
 def test_the_acl_page_names_what_beats_need(restricted):
     """With one right more than a worker, a second beat learns that a firing was published."""
-    rights = re.findall(r"\+\S+", blocks_of_page()[0])
+    rights = re.findall(r"\+\S+", block_of_page("Workers and producers"))
     [besides] = re.findall(r"`periodic=True` needs `(\+\w+)` besides", PAGE.read_text())
     admin = restricted.client()
     admin.execute_command("ACL", "SETUSER", "beat", "on", ">word", "~rt1:*", *rights, besides)
@@ -269,9 +270,9 @@ def test_the_acl_page_names_what_beats_need(restricted):
 
 
 def test_the_acl_page_names_the_operators_rights(restricted):
-    """With the second block's rights an operator can look, walk and forget."""
-    first, second = blocks_of_page()[:2]
-    rights = re.findall(r"\+\S+", f"{first} {second}")
+    """With some rights more than a worker an operator can look, walk and forget."""
+    blocks = map(block_of_page, ("Workers and producers", "Operators"))
+    rights = re.findall(r"\+\S+", " ".join(blocks))
     admin = restricted.client()
     admin.execute_command("ACL", "SETUSER", "operator", "on", ">word", "~rt1:*", *rights)
 
@@ -282,8 +283,8 @@ def test_the_acl_page_names_the_operators_rights(restricted):
 
 def test_the_acl_page_names_what_a_cluster_needs(cluster):
     """With the page's rights a worker finds its way in a cluster."""
-    blocks = blocks_of_page()
-    rights = re.findall(r"\+\S+", f"{blocks[0]} {blocks[1]} {blocks[-1]}")
+    blocks = map(block_of_page, ("Workers and producers", "Operators", "Cluster"))
+    rights = re.findall(r"\+\S+", " ".join(blocks))
     for node in cluster.nodes:
         node.client().execute_command(
             *("ACL", "SETUSER", "tasks", "on", ">word", "~rt1:*"),
@@ -298,7 +299,7 @@ def test_the_acl_page_names_what_a_cluster_needs(cluster):
 
 def test_the_acl_page_names_what_sentinels_need(sentinels):
     """A user with the one right on the sentinels is enough to find the primary."""
-    right = blocks_of_page()[2].partition("PASSWORD ")[2]
+    right = block_of_page("Sentinel").partition("PASSWORD ")[2]
     for server in sentinels.sentinels:
         server.client().execute_command("ACL", "SETUSER", "tasks", "on", ">word", right)
     login = {"username": "tasks", "password": "word"}
