@@ -128,9 +128,9 @@ class Server:
     def run(self, name: str, now_ms: int, *arguments: Any) -> Any:
         text = load(name).text
         assert TIME in text
-        text = text.replace(TIME, GIVEN_TIME)
+        script = self._client.register_script(text.replace(TIME, GIVEN_TIME))
         time = f"{now_ms // 1_000} {now_ms % 1_000 * 1_000 + 999}"
-        return self._client.eval(text, 2, self._key, time, *arguments)
+        return script([self._key, time], arguments)
 
     def withdraw(self, token: str, wait_ms: int, calls: Any, rate: BudgetTerms, now_ms: int) -> int:
         numbers = (repr(rate.ratio), repr(rate.minimum_per_second))
