@@ -343,8 +343,11 @@ class TestLongWaits:
         assert info is None
         assert task.runs == ([None] * 2 if base is Task else [1, 2])
 
-    def test_a_copy_that_comes_early(self, app: Celery, broker: Broker) -> None:
-        """A message that is delivered before its time is not run, and not lost."""
+    def test_a_copy_that_comes_early(
+        self, app: Celery, broker: Broker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A message that is delivered before its time is not run, not lost, and not passed over."""
+        caplog.set_level(logging.INFO, logger="reliable_tasks")
         task = declare(app, [Down(), "done"], wait=wait_fixed(12))
         task.delay()
         broker.deliver(broker.messages.pop())
@@ -354,6 +357,7 @@ class TestLongWaits:
 
         assert (info.state, len(task.runs)) == ("RETRY", 1)
         assert broker.messages[0]["countdown"] == 8
+        assert "is not due yet: wait=8.0" in caplog.text
 
 
 class TestNotPublished:
