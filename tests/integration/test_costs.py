@@ -202,7 +202,7 @@ def test_a_thousand_reservations_are_one_round_trip(
     assert steps == ["send_packed_command"]
     del steps[:]
     assert store.reserve(OTHERS[:1]) == [Duplicate("job", "queued")]
-    assert steps == ["read_response"] * 1_000 + ["send_packed_command", "read_response"]
+    assert steps == ["send_packed_command"] + ["read_response"] * 1_001
     for key, _ in ASKS[:: len(ASKS) - 1]:
         record = store.peek(key)
         assert record is not None
