@@ -48,5 +48,5 @@ def test_soak(begin: Begin, postgres_database: PostgresDatabase) -> None:
         assert stand.parents_sessions() == parents
         stand.worker.terminate()
 
-        assert postgres_database.backends() == []
+        eventually(lambda: not postgres_database.backends())
         assert postgres_database.unclean_ends() == 0

@@ -56,7 +56,7 @@ class TestFork:
                 assert not any(wrong_answers(stand, kind))
             stand.worker.terminate()
 
-            assert postgres_database.backends() == []
+            eventually(lambda: not postgres_database.backends())
             assert postgres_database.unclean_ends() == 0
 
     @pytest.mark.hooks

@@ -93,75 +93,81 @@ def project(valkey: Server, postgres_database: PostgresDatabase) -> StartProject
     return start
 
 
-@pytest.mark.hooks
-@each_way
-def test_connections_are_kept(project: StartProject, way: dict[str, Any]) -> None:
-    """A child keeps its session from task to task, gets another if it ends, and closes it."""
-    with project(way) as site:
-        kept = set(site.sessions())
-        assert len(kept) <= CHILDREN * EACH
+class TestKept:
+    """Sessions are kept from task to task."""
 
-        for session in kept:
-            site.postgres.query(f"SELECT pg_terminate_backend({session})")
-        others = set(site.sessions())
-        assert len(others) <= CHILDREN * EACH
-        assert not others & kept
-        site.worker.terminate()
+    @pytest.mark.hooks
+    @each_way
+    def test_connections_are_kept(self, project: StartProject, way: dict[str, Any]) -> None:
+        """A child keeps its session from task to task, gets another if it ends, and closes it."""
+        with project(way) as site:
+            kept = set(site.sessions())
+            assert len(kept) <= CHILDREN * EACH
 
-        assert site.postgres.query("SELECT count(*) FROM orders_order") == [[str(2 * TASKS)]]
-        assert site.postgres.backends() == []
-        assert site.postgres.unclean_ends() == 0
+            for session in kept:
+                site.postgres.query(f"SELECT pg_terminate_backend({session})")
+            others = set(site.sessions())
+            assert len(others) <= CHILDREN * EACH
+            assert not others & kept
+            site.worker.terminate()
 
+            assert site.postgres.query("SELECT count(*) FROM orders_order") == [[str(2 * TASKS)]]
+            eventually(lambda: not site.postgres.backends())
+            assert site.postgres.unclean_ends() == 0
 
-def test_failed_task(project: StartProject) -> None:
-    """A task that the database refuses leaves a connection that the next one can use."""
-    with project(POOLED, concurrency=1) as site:
-        kept = set(site.sessions(3))
-        refused = [site.order("the same label") for _ in range(2)][1]
+    def test_failed_task(self, project: StartProject) -> None:
+        """A task that the database refuses leaves a connection that the next one can use."""
+        with project(POOLED, concurrency=1) as site:
+            kept = set(site.sessions(3))
+            refused = [site.order("the same label") for _ in range(2)][1]
 
-        with pytest.raises(Exception, match="duplicate key"):
-            refused.get(timeout=TIMEOUT, interval=0.05)
+            with pytest.raises(Exception, match="duplicate key"):
+                refused.get(timeout=TIMEOUT, interval=0.05)
 
-        assert len({*kept, *site.sessions(3)}) <= EACH
-
-
-def test_parents_sessions_live_on(project: StartProject) -> None:
-    """A child that is forked later, uses Django and ends takes nothing from the parent."""
-    arguments = ["--max-tasks-per-child=1"]
-    with project(POOLED, concurrency=1, arguments=arguments) as site:
-        site.parents_session()
-        eventually(lambda: len(site.postgres.backends()) == EACH)
-        parents = site.postgres.backends()
-        site.app.control.pool_grow(1, reply=True, timeout=TIMEOUT, limit=1)
-
-        assert not set(parents) & set(site.sessions(2, seconds=0.5))
-
-        assert site.parents_session() in parents
-        assert set(parents) <= set(site.postgres.backends())
-        site.worker.terminate()
-        assert site.postgres.unclean_ends() == 0
+            assert len({*kept, *site.sessions(3)}) <= EACH
 
 
-def test_threads(project: StartProject) -> None:
-    """Each thread keeps its session, and all are closed."""
-    with project(PERSISTENT, pool="threads") as site:
-        assert len(set(site.sessions())) <= CHILDREN
-        site.worker.terminate()
+class TestProcesses:
+    """What is kept belongs to one process, thread or greenlet."""
 
-        assert site.postgres.unclean_ends() == 0
+    def test_parents_sessions_live_on(self, project: StartProject) -> None:
+        """A child that is forked later, uses Django and ends takes nothing from the parent."""
+        arguments = ["--max-tasks-per-child=1"]
+        with project(POOLED, concurrency=1, arguments=arguments) as site:
+            site.parents_session()
+            eventually(lambda: len(site.postgres.backends()) == EACH)
+            parents = site.postgres.backends()
+            site.app.control.pool_grow(1, reply=True, timeout=TIMEOUT, limit=1)
+
+            assert not set(parents) & set(site.sessions(2, seconds=0.5))
+
+            assert site.parents_session() in parents
+            assert set(parents) <= set(site.postgres.backends())
+            site.worker.terminate()
+            assert site.postgres.unclean_ends() == 0
+
+    def test_threads(self, project: StartProject) -> None:
+        """Each thread keeps its session, and all are closed."""
+        with project(PERSISTENT, pool="threads") as site:
+            assert len(set(site.sessions())) <= CHILDREN
+            site.worker.terminate()
+
+            assert site.postgres.unclean_ends() == 0
+
+    def test_greenlets(self, project: StartProject) -> None:
+        """A greenlet ends with its task, and so does its session, whatever the settings say."""
+        with project(PERSISTENT, pool="gevent") as site:
+            results = [site.order() for _ in range(TASKS)]
+            while not all(result.ready() for result in results):
+                assert len(site.postgres.backends()) < TASKS / 2
+            eventually(lambda: not site.postgres.backends())
 
 
-def test_greenlets(project: StartProject) -> None:
-    """A greenlet ends with its task, and so does its session, whatever the settings say."""
-    with project(PERSISTENT, pool="gevent") as site:
-        results = [site.order() for _ in range(TASKS)]
-        while not all(result.ready() for result in results):
-            assert len(site.postgres.backends()) < TASKS / 2
-        eventually(lambda: not site.postgres.backends())
+class TestFixupAlone:
+    """What Celery does by itself."""
 
-
-@each_way
-def test_what_happens_without(project: StartProject, way: dict[str, Any]) -> None:
-    """Celery's fixup alone takes a new session of the server for each task."""
-    with project(way, closes=False) as site:
-        assert len(set(site.sessions())) == TASKS
+    @each_way
+    def test_what_happens_without(self, project: StartProject, way: dict[str, Any]) -> None:
+        """Celery's fixup alone takes a new session of the server for each task."""
+        with project(way, closes=False) as site:
+            assert len(set(site.sessions())) == TASKS
