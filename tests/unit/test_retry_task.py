@@ -728,10 +728,11 @@ class TestLimits:
 
         assert len(task.runs) == 2
 
-    def test_a_breaker_learns_of_success(self, app: Celery, broker: Broker) -> None:
-        """Calls that succeed keep it closed although one fails now and then."""
+    @pytest.mark.parametrize("answer", ["done", KeyError("no such order")])
+    def test_a_breaker_learns_of_answers(self, app: Celery, broker: Broker, answer: Any) -> None:
+        """Calls that are answered keep it closed although one fails now and then."""
         breaker = CircuitBreaker("c", failures=2)
-        task = declare(app, ["done"] * 3 + [Down(), Down(), "done"], breaker=breaker)
+        task = declare(app, [answer] * 3 + [Down(), Down(), "done"], breaker=breaker)
         for _ in range(4):
             broker.run(task)
 
