@@ -30,6 +30,7 @@ from reliable_tasks.testing import (
     WorkerProcess,
     close_app,
     eventually,
+    redis_server,
     silent_server,
 )
 from reliable_tasks.testing.fixtures import StartWorker
@@ -58,40 +59,6 @@ def seconds_to_fail(app: Celery) -> float:
     return time.monotonic() - begun
 
 
-def test_what_never_answers_does_not_hold_a_request(valkey: Server) -> None:
-    """A broker, or a result backend, that accepts and never answers fails a publish in 6 s."""
-    valkey.ensure_running()
-    broker = valkey.new_database().url
-    with (
-        silent_server() as url,
-        publisher(presets.redis(url)) as unheard,
-        publisher(presets.redis(broker, results=url)) as without_results,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        assert max(pool.map(seconds_to_fail, (unheard, without_results))) < BOUND
-
-
-def test_what_falls_silent_does_not_hold_a_request(
-    valkey: Server, rabbitmq: RabbitMQServer, vhost: VirtualHost
-) -> None:
-    """Nor does a Redis or a RabbitMQ that stands still behind a connection that worked."""
-    valkey.ensure_running()
-    with (
-        publisher(presets.redis(valkey.new_database().url)) as one,
-        publisher(presets.rabbitmq(vhost.url)) as other,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        one.send_task("pay", ("a",))
-        other.send_task("pay", ("a",))
-        valkey.pause()
-        rabbitmq.pause()
-        try:
-            assert max(pool.map(seconds_to_fail, (one, other))) < BOUND
-        finally:
-            valkey.resume()
-            rabbitmq.resume()
-
-
 def jobs_done(start: StartWorker, ledger: Ledger, env: dict[str, str]) -> WorkerProcess:
     """Start a worker with a preset, have it run a job of each kind, and return it."""
     process = start(APP, concurrency=2, env=env)
@@ -116,60 +83,121 @@ def environment(broker: str, results: str, taken: str) -> dict[str, str]:
     return {"PRESET_BROKER": broker, "PRESET_RESULTS": results, "PRESET_TAKEN": taken}
 
 
-def test_a_worker_with_the_preset_for_redis(
-    server: Server, worker: StartWorker, ledger: Ledger, tmp_path: Path
-) -> None:
-    """On Valkey with setup, on Redis with the rendered file: tasks, countdowns and retries run."""
-    broker, results = server.new_database().url, server.new_database().url
-    taken = "setup" if "valkey" in str(server.binary) else "file"
-    env = environment(broker, results, taken)
-    preset = presets.redis(broker, results=results, queues=("jobs", "mail"), keyprefix="shop")
-    (tmp_path / "celeryconfig.py").write_text(as_file(preset))
-    env["PYTHONPATH"] = str(tmp_path)
+class TestRedis:
+    """Redis and Valkey."""
 
-    with mock.patch("sys.path", [str(tmp_path), *sys.path]), mock.patch.dict(sys.modules):
+    def test_what_never_answers_does_not_hold_a_request(self, valkey: Server) -> None:
+        """A broker, or a result backend, that accepts and never answers fails a publish in 6 s."""
+        valkey.ensure_running()
+        broker = valkey.new_database().url
+        with (
+            silent_server() as url,
+            publisher(presets.redis(url)) as unheard,
+            publisher(presets.redis(broker, results=url)) as without_results,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            assert max(pool.map(seconds_to_fail, (unheard, without_results))) < BOUND
+
+    def test_the_certificate_of_a_redis_is_checked(self) -> None:
+        """A publish reaches a Redis behind TLS that proves who it is, and no other."""
+        with redis_server(tls=True, password="hush") as server:
+            url = f"rediss://:hush@127.0.0.1:{server.port}"
+            authority = str(server.certificate)
+            trusted = presets.redis(f"{url}/0", results=f"{url}/1", ca_certs=authority)
+            with publisher(trusted) as app:
+                app.send_task("pay", ("a",))
+                app.backend.client.ping()
+            assert server.client(0).llen("celery") == 1
+
+            with (
+                publisher(presets.redis(f"{url}/2")) as app,
+                pytest.raises(OperationalError) as error,
+            ):
+                app.send_task("pay", ("a",))
+            assert "certificate" in str(error.value)
+
+    def test_a_worker_with_the_preset_for_redis(
+        self, server: Server, worker: StartWorker, ledger: Ledger, tmp_path: Path
+    ) -> None:
+        """On Valkey with setup, on Redis with the rendered file: tasks, countdowns and retries run."""
+        broker, results = server.new_database().url, server.new_database().url
+        taken = "setup" if "valkey" in str(server.binary) else "file"
+        env = environment(broker, results, taken)
+        preset = presets.redis(broker, results=results, queues=("jobs", "mail"), keyprefix="shop")
+        (tmp_path / "celeryconfig.py").write_text(as_file(preset))
+
+        with mock.patch("sys.path", [str(tmp_path), *sys.path]), mock.patch.dict(sys.modules):
+            process = jobs_done(worker, ledger, env)
+
+        assert "the app's own settings say" not in process.log
+
+
+class TestRabbitMQ:
+    """RabbitMQ, and a Redis beside it."""
+
+    def test_what_falls_silent_does_not_hold_a_request(
+        self, valkey: Server, rabbitmq: RabbitMQServer, vhost: VirtualHost
+    ) -> None:
+        """Nor does a Redis or a RabbitMQ that stands still behind a connection that worked."""
+        valkey.ensure_running()
+        with (
+            publisher(presets.redis(valkey.new_database().url)) as one,
+            publisher(presets.rabbitmq(vhost.url)) as other,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            one.send_task("pay", ("a",))
+            other.send_task("pay", ("a",))
+            valkey.pause()
+            rabbitmq.pause()
+            try:
+                assert max(pool.map(seconds_to_fail, (one, other))) < BOUND
+            finally:
+                valkey.resume()
+                rabbitmq.resume()
+
+    def test_a_worker_with_the_preset_for_rabbitmq(
+        self, vhost: VirtualHost, valkey: Server, worker: StartWorker, ledger: Ledger
+    ) -> None:
+        """Quorum queues, topic exchanges, delayed delivery: tasks, countdowns and retries run."""
+        valkey.ensure_running()
+        env = environment(vhost.url, valkey.new_database().url, "setup")
         process = jobs_done(worker, ledger, env)
+        queues = vhost.queues()
 
-    assert "the app's own settings say" not in process.log
+        assert {
+            "jobs",
+            "mail",
+            dead_letter_queue("jobs"),
+            dead_letter_queue("mail"),
+        } <= queues.keys()
+        assert "celery" not in queues
+        assert "direct exchange" not in process.log
+        assert "onnection to broker lost" not in process.log
 
+    def test_a_queue_of_another_type_is_explained(self, vhost: VirtualHost) -> None:
+        """A classic queue of the same name stays what it is; the error says what to do."""
+        with vhost.connection() as connection:
+            kombu.Queue("jobs", durable=True)(connection.default_channel).declare()
+        with (
+            publisher(presets.rabbitmq(vhost.url)) as app,
+            app.connection_for_write() as connection,
+            pytest.raises(ConfigurationError, match=r"queue 'jobs' .*inequivalent arg.*queues="),
+        ):
+            declare(connection, list(app.amqp.queues.values()))
+        assert dead_letter_queue("jobs") not in vhost.queues()
 
-def test_a_worker_with_the_preset_for_rabbitmq(
-    vhost: VirtualHost, valkey: Server, worker: StartWorker, ledger: Ledger
-) -> None:
-    """Quorum queues, topic exchanges, delayed delivery: tasks, countdowns and retries run."""
-    valkey.ensure_running()
-    env = environment(vhost.url, valkey.new_database().url, "setup")
-    process = jobs_done(worker, ledger, env)
-    queues = vhost.queues()
+    def test_dead_letters_are_kept(self, vhost: VirtualHost) -> None:
+        """What a worker rejects for good is in the queue of dead letters, whole."""
+        with (
+            publisher(presets.rabbitmq(vhost.url)) as app,
+            app.connection_for_write() as connection,
+        ):
+            queues = list(app.amqp.queues.values())
+            declare(connection, queues)
+            app.send_task("pay", ("a",))
+            message = eventually(queues[0](connection.default_channel).get)
+            message.reject()
 
-    assert {"jobs", "mail", dead_letter_queue("jobs"), dead_letter_queue("mail")} <= queues.keys()
-    assert "celery" not in queues
-    assert "direct exchange" not in process.log
-    assert "onnection to broker lost" not in process.log
-
-
-def test_a_queue_of_another_type_is_explained(vhost: VirtualHost) -> None:
-    """A classic queue of the same name stays what it is; the error says what to do."""
-    with vhost.connection() as connection:
-        kombu.Queue("jobs", durable=True)(connection.default_channel).declare()
-    with (
-        publisher(presets.rabbitmq(vhost.url)) as app,
-        app.connection_for_write() as connection,
-        pytest.raises(ConfigurationError, match=r"queue 'jobs' .*inequivalent arg.*queues="),
-    ):
-        declare(connection, list(app.amqp.queues.values()))
-    assert dead_letter_queue("jobs") not in vhost.queues()
-
-
-def test_dead_letters_are_kept(vhost: VirtualHost) -> None:
-    """What a worker rejects for good is in the queue of dead letters, whole."""
-    with publisher(presets.rabbitmq(vhost.url)) as app, app.connection_for_write() as connection:
-        queues = list(app.amqp.queues.values())
-        declare(connection, queues)
-        app.send_task("pay", ("a",))
-        message = eventually(queues[0](connection.default_channel).get)
-        message.reject()
-
-        dead = kombu.Queue(dead_letter_queue("jobs"))(connection.default_channel)
-        letter = eventually(dead.get)
-    assert letter.headers["task"] == "pay"
+            dead = kombu.Queue(dead_letter_queue("jobs"))(connection.default_channel)
+            letter = eventually(dead.get)
+        assert letter.headers["task"] == "pay"

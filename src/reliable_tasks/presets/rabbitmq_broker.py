@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.errors import ConfigurationError
@@ -45,14 +45,14 @@ def rabbitmq(
     *,
     longest_task: Seconds = 600,
     longest_countdown: Seconds = 3600,
-    workload: str = "cpu",
+    workload: Literal["cpu", "io"] = "cpu",
     concurrency: int | None = None,
     results: str | None = None,
     grace_period: Seconds = 30,
     keyprefix: str | None = None,
-    publishers: str = "web",
+    publishers: Literal["web", "worker"] = "web",
     queues: str | Sequence[str] = "jobs",
-    queue_type: str = "quorum",
+    queue_type: Literal["quorum", "classic"] = "quorum",
     store: str | None = None,
     sentinel_master: str | None = None,
     ca_certs: str | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.presets.addresses import check_sentinel, read_address, read_results
@@ -36,12 +37,12 @@ def redis(
     *,
     longest_task: Seconds = 600,
     longest_countdown: Seconds = 3600,
-    workload: str = "cpu",
+    workload: Literal["cpu", "io"] = "cpu",
     concurrency: int | None = None,
     results: str | None = None,
     grace_period: Seconds = 30,
     keyprefix: str | None = None,
-    publishers: str = "web",
+    publishers: Literal["web", "worker"] = "web",
     queues: str | Sequence[str] = "celery",
     store: str | None = None,
     sentinel_master: str | None = None,
