@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.traces.bodies import checks_first, fails, kills, pays, retries_once
@@ -51,7 +51,17 @@ def play(
         Schedule(world).play(choices)
 
 
+KILLED_WITHOUT_ITS_LEASE = {
+    "options": {"max_crashes": 3, "max_run": 4 * LEASE, "when_running": "defer",
+                "when_done": "replay"},
+    "bodies": (kills, pays), "shares": False, "carries": False,
+    "choices": [563, 345, 0, 14, 1412, 0, 0, 5],
+}  # fmt: skip
+"""A process dies that had no answer to its claim and said so: nothing that runs has ended."""
+
+
 @pytest.mark.parametrize("broker", [RedisBroker, RabbitBroker])
+@example(history=KILLED_WITHOUT_ITS_LEASE)
 @given(history=st.fixed_dictionaries(ANY_HISTORY))
 def test_every_history_keeps_the_promises(broker: type[Broker], history: dict[str, Any]) -> None:
     """Nothing is lost, stuck, doubled without an excuse, overwritten or quarantined alive."""

@@ -208,7 +208,7 @@ class World:
         is_unrecorded = run.lease is not None and not run.is_recorded
         if not announced and (is_unrecorded or run.steps.ahead not in ("claim", "ack")):
             self.history.deaths[run.key] += 1
-        if run.token and not run.is_recorded:
+        if run.token and is_unrecorded:
             # One that was overtaken and has said so since is not counted a second time.
             self.history.unrecorded_deaths[run.key] += not announced and not run.is_excused
             if run.effects:
