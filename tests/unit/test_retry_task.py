@@ -403,6 +403,18 @@ class TestNotPublished:
         assert (info.state, info.retval) == ("FAILURE", error)
         assert "could not be published" in notes_of(error)[0]
 
+    def test_next_hop(self, app: Celery, broker: Broker) -> None:
+        """A long wait that cannot go on fails the job with the reason, for there is no other."""
+        task = declare(app, ["done"])
+        task.apply_async(task_id="job", headers={NAME: Attempts(
+            attempt=2, first_at=NOW, due_at=NOW + 60
+        ).encode("job")})  # fmt: skip
+        broker.refusal = ConnectionError("broker")
+
+        info = broker.deliver(broker.messages.pop())
+
+        assert (info.state, info.retval, task.runs) == ("FAILURE", broker.refusal, [])
+
 
 class TestWhichCalls:
     """Only the delivery of a task is tried again."""
@@ -639,6 +651,14 @@ class TestGivingUp:
         assert not {NAME, "x-death"} & message["options"]["headers"].keys()
         assert {"reason": "attempts"} in told
 
+    def test_dead_letter_in_eager_mode(self, app: Celery, eager_store: MemoryStore) -> None:
+        """A test in eager mode finds it in the memory of its process."""
+        task = declare(app, [Down()], attempts=1, dead_letter=True)
+
+        task.apply(task_id="job")
+
+        assert [job for job, _ in eager_store.letters("rt1::dead-letters")] == ["job"]
+
     def test_no_store_for_the_letter(
         self,
         app: Celery,
@@ -740,13 +760,21 @@ class TestLimits:
         assert broker.now == NOW + 4  # the two retries, and nothing was put off
 
     def test_not_in_eager_mode(self, app: Celery) -> None:
-        """A test in eager mode needs no server for them."""
+        """A test in eager mode needs no server for them, and is not put off."""
         app.conf.reliable_tasks_store = None
-        task = declare(
-            app, [Down(), "done"], budget=RetryBudget("b"), breaker=CircuitBreaker("c", failures=1)
-        )
+        breaker = CircuitBreaker("c", failures=1)
+        task = declare(app, [Down(), "done"], attempts=1, budget=RetryBudget("b"), breaker=breaker)
 
-        assert task.apply().get() == "done"
+        assert [task.apply().state for _ in range(2)] == ["FAILURE", "SUCCESS"]
+
+    def test_not_without_waits(self, app: Celery, broker: Broker) -> None:
+        """Nor does a test that has turned waits off."""
+        app.conf.reliable_tasks_store = None
+        breaker = CircuitBreaker("c", failures=1)
+        task = declare(app, [Down(), "done"], budget=RetryBudget("b"), breaker=breaker)
+
+        with retries():
+            assert broker.run(task) is None
 
 
 class TestRefused:
