@@ -31,6 +31,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from reliable_tasks import ConfigurationError, close_on_shutdown
 from reliable_tasks.pools import capacity, handlers, registry
+from reliable_tasks.pools.capacity import _capacities as capacities
 from reliable_tasks.pools.capacity import check, excess
 from reliable_tasks.pools.kinds import Capacity, Kind
 from reliable_tasks.testing import eventually
@@ -65,7 +66,6 @@ def known() -> dict[str, Callable[[], Any]]:
     return {
         "SQLAlchemy engine": lambda: engine,
         "SQLAlchemy async engine": lambda: create_async_engine(URL),
-        "SQLAlchemy sessionmaker": lambda: sessionmaker(engine),
         "SQLAlchemy scoped_session": lambda: scoped_session(sessionmaker(engine)),
         "Redis client": redis.Redis,
         "Redis connection pool": redis.BlockingConnectionPool,
@@ -105,7 +105,16 @@ def test_what_is_unknown_is_refused_with_what_is_accepted(unknown: object) -> No
         close_on_shutdown(unknown)
 
 
+def test_no_password_stands_in_an_error() -> None:
+    """What is refused is named by its type: a URL or settings may hold a secret."""
+    for unknown in ("postgresql://shop:s3cret@db/shop", {"password": "s3cret"}):
+        with pytest.raises(ConfigurationError, match=r"got a (str|dict)") as refused:
+            close_on_shutdown(unknown)
+        assert "s3cret" not in str(refused.value)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "beneath": (lambda: create_async_engine(URL).sync_engine, "Register the AsyncEngine"),
     "unbound": (lambda: scoped_session(sessionmaker()), "Register its engine instead"),
     "session": (lambda: Session(create_engine("sqlite://")), "Register the engine"),
     "pool": (lambda: create_engine("sqlite://").pool, "Register the engine"),
@@ -446,6 +455,23 @@ def test_an_engine_has_a_capacity() -> None:
     assert found[0].server == "postgresql on db.example:6000"
 
 
+def test_an_engine_is_counted_once() -> None:
+    """An engine and what makes sessions of it are one pool."""
+    engine = create_engine(URL, pool_size=3, max_overflow=0)
+    for resource in (engine, sessionmaker(engine), scoped_session(sessionmaker(engine))):
+        close_on_shutdown(resource)
+
+    assert [found.connections for found in capacities()] == [3]
+
+
+def test_a_server_is_named_as_the_driver_finds_it() -> None:
+    """A host among the options of the URL goes before the one in its place."""
+    engine = create_engine("postgresql+psycopg://localhost/shop?host=/run/postgresql&port=6000")
+    close_on_shutdown(engine)
+
+    assert [found.server for found in capacities()] == ["postgresql on /run/postgresql:6000"]
+
+
 def test_a_worker_warns_in_one_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -484,3 +510,13 @@ def test_only_prefork_multiplies(
     handlers._ready(SimpleNamespace(controller=worker, pool=object.__new__(pool.TaskPool)))
 
     assert asked == [processes]
+
+
+def test_greenlets_ask_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that blocks would hold up all that a gevent or eventlet worker does."""
+    asked: list[int] = []
+    monkeypatch.setattr(capacity, "check", asked.append)
+
+    handlers._ready(SimpleNamespace(controller=None, pool=SimpleNamespace(is_green=True)))
+
+    assert asked == []

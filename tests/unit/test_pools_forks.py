@@ -93,17 +93,88 @@ def test_an_engine_starts_anew_in_a_child(watched: Watched) -> None:
 
 
 def test_a_sessionmaker_resets_its_engine(watched: Watched) -> None:
-    """Registering what makes sessions is as good as registering the engine."""
-    factory = sessionmaker(watched.engine)
-    close_on_shutdown(factory)
+    """Registering what makes sessions is as good as registering the engine; nobody need keep it."""
+    close_on_shutdown(sessionmaker(watched.engine))
 
     def child() -> int:
         registry.reset_all()
-        with factory() as session:
+        with Session(watched.engine) as session:
             session.scalar(text("SELECT 1"))
         return watched.opened
 
     assert in_child(child) == 2
+
+
+def test_what_is_held_at_the_fork_stays_the_parents(watched: Watched) -> None:
+    """A child that drops a connection in use neither rolls the transaction back nor ends it."""
+    close_on_shutdown(watched.engine)
+    held = [watched.engine.connect()]
+    held[0].execute(text("CREATE TABLE stock (item)"))
+    held[0].commit()
+    held[0].execute(text("INSERT INTO stock VALUES ('bolt')"))
+
+    def child() -> list[str]:
+        registry.reset_all()
+        held.clear()
+        gc.collect()
+        return [word for word in watched.said if "close" in word]
+
+    assert in_child(child) == []
+    assert held[0].scalar(text("SELECT count(*) FROM stock")) == 1
+    held[0].close()
+
+
+def test_a_database_in_memory_is_the_childs_own() -> None:
+    """Memory is copied by a fork: nothing is shared, and what is there stays."""
+    engine = create_engine("sqlite://")
+    close_on_shutdown(engine, fork_guard=True)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE stock (item)"))
+
+    def child() -> int:
+        registry.reset_all()
+        with engine.connect() as connection:
+            return int(connection.scalar(text("SELECT count(*) FROM stock")))
+
+    assert in_child(child) == 0
+
+
+def test_an_engine_that_a_child_registers_starts_anew(watched: Watched) -> None:
+    """What connected before the fork is the parent's, however late somebody says so."""
+
+    def child() -> tuple[int, int, list[str]]:
+        close_on_shutdown(watched.engine)
+        answer = ask(watched.engine)
+        said = [word for word in watched.said if "close" in word]
+        registry.close_all()
+        return answer, watched.opened, said
+
+    assert in_child(child) == (1, 2, [])
+    assert (ask(watched.engine), watched.opened) == (1, 1)
+
+
+def test_what_a_child_opened_before_it_registers_is_its_own(watched: Watched) -> None:
+    """Only what is older than the process is dropped."""
+
+    def child() -> tuple[int, int]:
+        watched.engine.dispose(close=False)
+        ask(watched.engine)
+        close_on_shutdown(watched.engine)
+        return ask(watched.engine), watched.opened
+
+    assert in_child(child) == (1, 2)
+
+
+def test_what_is_in_use_at_the_end_is_closed(watched: Watched) -> None:
+    """A connection that somebody still holds has its goodbye as well."""
+    close_on_shutdown(watched.engine)
+    held = watched.engine.connect()
+    held.execute(text("SELECT 1"))
+    watched.said.clear()
+
+    registry.close_all()
+
+    assert watched.said == ["close"]
 
 
 def test_a_scoped_session_forgets_the_parents_session(watched: Watched) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.pools import birth  # noqa: F401 - it hears of forks from now on
 
 __all__ = ("close_on_shutdown",)
 
@@ -61,20 +62,21 @@ def close_on_shutdown(
     """
     # Most programs that import the package never come here, or have time when they do.
     from reliable_tasks.pools import handlers, registry  # noqa: PLC0415
-    from reliable_tasks.pools.recognise import recognise  # noqa: PLC0415
+    from reliable_tasks.pools.recognise import recognise, stand_in  # noqa: PLC0415
 
     if not timeout > 0:
         raise ConfigurationError(f"timeout: expected above 0 s, got {timeout!r}")
-    kind = recognise(resource, reset=reset, close=close)
+    held = stand_in(resource)
+    kind = recognise(held, reset=reset, close=close)
     if fork_guard:
         if kind.guard is None:
             raise ConfigurationError(
                 f"fork_guard: expected a resource of SQLAlchemy, got a {kind.title}. Others are "
                 "protected by their reset after a fork only."
             )
-        kind.guard(resource)
-    is_new = registry.add(resource, kind, name=name or kind.title, timeout=timeout)
+        kind.guard(held)
+    is_new = registry.add(held, kind, name=name or kind.title, timeout=timeout)
     if is_new and kind.register is not None:
-        kind.register(resource)
+        kind.register(held)
     handlers.connect()
     return resource

@@ -42,13 +42,15 @@ def excess(pools: Iterable[Capacity], processes: int, allowed: int) -> str | Non
 
 
 def _capacities() -> Iterable[Capacity]:
+    counted = set()
     for entry in registry.entries():
         try:
             found = entry.kind.capacity and entry.kind.capacity(entry.find())
         except Exception as exc:
             logger.debug("the size of %s is not known: %r", entry.name, exc)
         else:
-            if found:
+            if found and id(found.pool or entry) not in counted:
+                counted.add(id(found.pool or entry))
                 yield found
 
 

@@ -52,7 +52,10 @@ def _worker_ended(**_: Any) -> None:
 
 
 def _ready(sender: Any, **_: Any) -> None:
+    """Greenlets ask nothing: a driver that knows nothing of them would hold up the whole worker."""
     worker, pool = sender.controller, sender.pool
+    if pool.is_green:
+        return
     if type(pool).__module__ != "celery.concurrency.prefork":
         capacity.check(1)
         return

@@ -26,11 +26,13 @@ class Capacity:
         server: Which server, without credentials; pools of one server are counted together.
         ask: Asks the server for the most it allows, all its clients together. It may block
             and raise.
+        pool: What holds them, where several resources can share it: they are counted once.
     """
 
     connections: int
     server: str
     ask: Callable[[], int]
+    pool: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.pools import clients, django, psycopg, sqlalchemy
 from reliable_tasks.pools.kinds import Kind, lineage
 
-__all__ = ("recognise",)
+__all__ = ("recognise", "stand_in")
 
 # By the full name of a class, and by the word that stands for a framework.
 KINDS: Mapping[str, Kind] = {**sqlalchemy.KINDS, **psycopg.KINDS, **clients.KINDS}
@@ -64,6 +64,14 @@ def recognise(
     return kind
 
 
+def stand_in(resource: Any) -> Any:
+    """Return what is registered in the place of *resource*, which others may hold alone."""
+    for name in lineage(resource):
+        if name in sqlalchemy.STAND_INS:
+            return sqlalchemy.STAND_INS[name](resource) or resource
+    return resource
+
+
 def _known(resource: Any) -> Kind | None:
     if isinstance(resource, str):
         return WORDS.get(resource)
@@ -85,7 +93,9 @@ def _by_its_methods(resource: Any) -> Kind:
                 return _generic(resource, way, method)
         if isinstance(resource, FUNCTIONS):
             return Kind(title=getattr(resource, "__name__", "function"), close=_call, is_weak=False)
-    raise ConfigurationError(f"close_on_shutdown: expected {ACCEPTED}; got {resource!r}")
+    what = "the class" if isinstance(resource, type) else "a"  # a repr may show a password
+    named = (resource if isinstance(resource, type) else type(resource)).__name__
+    raise ConfigurationError(f"close_on_shutdown: expected {ACCEPTED}; got {what} {named}")
 
 
 def _generic(resource: Any, way: str, method: Callable[[], object]) -> Kind:

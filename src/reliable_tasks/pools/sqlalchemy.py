@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from reliable_tasks.pools.kinds import FAST, Capacity, Kind, keep
+from reliable_tasks.pools.psycopg import server_of
 
-__all__ = ("KINDS", "REFUSED")
+__all__ = ("KINDS", "REFUSED", "STAND_INS")
+
+
+def _watch(engine: Any) -> None:
+    from reliable_tasks.pools.forks import watch  # noqa: PLC0415 - it imports SQLAlchemy
+
+    watch(engine)
 
 
 def _reset(engine: Any) -> None:
     """Give *engine* an empty pool; the parent's connections stay open, and with the parent."""
-    keep(engine.pool)
-    engine.dispose(close=False)
+    from reliable_tasks.pools.forks import is_in_memory  # noqa: PLC0415 - it imports SQLAlchemy
+
+    if not is_in_memory(engine):
+        keep(engine.pool)
+        engine.dispose(close=False)
 
 
 def _close(engine: Any) -> None:
+    from reliable_tasks.pools.forks import close_connections  # noqa: PLC0415 - imports SQLAlchemy
+
     engine.dispose()
+    close_connections(engine)
+
+
+def _not_asynchronous(engine: Any) -> str | None:
+    if not getattr(engine.dialect, "is_async", False):
+        return None
+    return "got the engine beneath an AsyncEngine. Register the AsyncEngine, whose loop closes it."
 
 
 def _capacity(engine: Any) -> Capacity | None:
@@ -25,8 +44,8 @@ def _capacity(engine: Any) -> Capacity | None:
     size, overflow = getattr(engine.pool, "size", None), getattr(engine.pool, "_max_overflow", -1)
     if engine.dialect.name != "postgresql" or size is None or overflow < 0:
         return None
-    server = f"postgresql on {engine.url.host or 'localhost'}:{engine.url.port or 5432}"
-    return Capacity(size() + overflow, server, lambda: _ask(engine))
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+    return Capacity(size() + overflow, server_of(arguments), lambda: _ask(engine), engine)
 
 
 def _ask(engine: Any) -> int:
@@ -100,6 +119,8 @@ ENGINE = Kind(
     rank=FAST,
     capacity=_capacity,
     guard=_guard,
+    register=_watch,
+    refuse=_not_asynchronous,
 )
 ASYNC_ENGINE = Kind(
     title="SQLAlchemy async engine",
@@ -107,32 +128,30 @@ ASYNC_ENGINE = Kind(
     close=_close_async,
     rank=FAST,
     guard=lambda engine: _guard(engine.sync_engine),
+    register=lambda engine: _watch(engine.sync_engine),
 )
-SESSIONMAKER = Kind(
-    title="SQLAlchemy sessionmaker",
-    reset=lambda factory: _reset(_engine_of(factory)),
-    close=lambda factory: _close(_engine_of(factory)),
-    rank=FAST,
-    capacity=lambda factory: _capacity(_engine_of(factory)),
-    guard=lambda factory: _guard(_engine_of(factory)),
-    refuse=_unbound,
-)
+UNBOUND = Kind(title="SQLAlchemy sessionmaker", close=_engine_of, refuse=_unbound)
 SCOPED_SESSION = Kind(
     title="SQLAlchemy scoped_session",
     reset=_reset_scoped,
     collect=_collect_scoped,
     close=_close_scoped,
     rank=FAST,
-    capacity=SESSIONMAKER.capacity,
-    guard=SESSIONMAKER.guard,
+    capacity=lambda scoped: _capacity(_engine_of(scoped)),
+    guard=lambda scoped: _guard(_engine_of(scoped)),
+    register=lambda scoped: _watch(_engine_of(scoped)),
     refuse=_unbound,
 )
 
 KINDS: Mapping[str, Kind] = {
     "sqlalchemy.engine.base.Engine": ENGINE,
     "sqlalchemy.ext.asyncio.engine.AsyncEngine": ASYNC_ENGINE,
-    "sqlalchemy.orm.session.sessionmaker": SESSIONMAKER,
+    "sqlalchemy.orm.session.sessionmaker": UNBOUND,
     "sqlalchemy.orm.scoping.scoped_session": SCOPED_SESSION,
+}
+
+STAND_INS: Mapping[str, Callable[[Any], Any]] = {
+    "sqlalchemy.orm.session.sessionmaker": _engine_of,
 }
 
 ITS_ENGINE = "It belongs to one process and one task. Register the engine that it came from."
