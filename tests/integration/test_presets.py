@@ -119,7 +119,7 @@ class TestRedis:
     def test_a_worker_with_the_preset_for_redis(
         self, server: Server, worker: StartWorker, ledger: Ledger, tmp_path: Path
     ) -> None:
-        """On Valkey with setup, on Redis with the rendered file: tasks, countdowns and retries run."""
+        """On Valkey with setup, on Redis with the file: tasks, countdowns and retries run."""
         broker, results = server.new_database().url, server.new_database().url
         taken = "setup" if "valkey" in str(server.binary) else "file"
         env = environment(broker, results, taken)

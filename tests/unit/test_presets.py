@@ -27,7 +27,7 @@ def test_the_defaults_of_redis() -> None:
 
     options = preset["broker_transport_options"]
     assert options["visibility_timeout"] == 3600 + 2 * 630 + 60
-    assert (options["socket_timeout"], options["retry_on_timeout"]) == (1.75, False)
+    assert (options["socket_timeout"], options["retry_on_timeout"]) == (1.5, False)
     assert (preset["task_soft_time_limit"], preset["task_time_limit"]) == (600, 630)
     assert (preset["worker_pool"], preset["worker_prefetch_multiplier"]) == ("prefork", 1)
     assert (preset["task_acks_late"], preset["task_create_missing_queues"]) == (True, False)

@@ -24,8 +24,8 @@ __all__ = (
     "tls_rows",
 )
 
-SOCKET_TIMEOUT = {"web": 1.75, "worker": 5}  # seconds; a publish waits for up to three of them
-RESULT_TIMEOUT = {"web": 1.25, "worker": 5}  # seconds; a publish waits for up to four of them
+SOCKET_TIMEOUT = {"web": 1.5, "worker": 5}  # seconds; a publish waits for up to three of them
+RESULT_TIMEOUT = {"web": 1.1, "worker": 5}  # seconds; a publish waits for up to four of them
 RESULT_RETRIES = 20
 KEEP_RESULTS = 86_400
 MUST_PROVE = "The server must show a certificate that the client trusts."
