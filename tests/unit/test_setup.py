@@ -142,6 +142,17 @@ def test_what_breaks_a_promise_is_said(app: Celery, own: dict[str, Any], line: s
         assert "Without it: " in found[0]
 
 
+def test_a_backend_that_gets_no_results_is_said(app: Celery) -> None:
+    """An app with a result backend and a preset without results is told that none are stored."""
+    setup(app, PRESET)
+    app.conf.result_backend = "redis://:hush@localhost:1/1"
+    (line,) = conflicts(PRESET, app.conf)
+    app.conf.task_ignore_result = False
+
+    assert "'redis://:***@localhost:1/1', but its preset was made without results" in line
+    assert list(conflicts(PRESET, app.conf)) == []
+
+
 def test_a_preset_with_heartbeat_needs_one(app: Celery) -> None:
     """A short visibility timeout without the heartbeat is refused at once."""
     with pytest.raises(ConfigurationError, match=r"heartbeat: expected True in setup .* got False"):

@@ -11,6 +11,7 @@ from celery import bootsteps
 from kombu.entity import Queue
 
 from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.presets.addresses import masked
 from reliable_tasks.presets.preset import Preset
 
 __all__ = ("QueueStep", "SettingsStep", "conflicts", "declare")
@@ -57,13 +58,26 @@ def conflicts(preset: Mapping[str, Any], conf: Mapping[str, Any]) -> Iterator[st
         preset: What `setup` was given; a mapping that is no preset promises nothing.
         conf: The app's settings.
     """
-    for row in preset.rows if isinstance(preset, Preset) else ():
+    if not isinstance(preset, Preset):
+        return
+    yield from _unstored(preset, conf)
+    for row in preset.rows:
         value = row.value_in(conf)
         if not row.is_kept_by(value):
             yield (
                 f"the app's own settings say {row.name} = {value!r}, the preset says {row.shown}. "
                 f"{row.reason} Without it: {row.without}"
             )
+
+
+def _unstored(preset: Preset, conf: Any) -> Iterator[str]:
+    backend = getattr(conf, "result_backend", None)
+    if backend and preset.get("task_ignore_result") and conf.get("task_ignore_result"):
+        yield (
+            f"the app has the result backend {masked(backend)!r}, but its preset was made without "
+            "results, so none are stored: give the preset results=..., or set task_ignore_result "
+            "yourself."
+        )
 
 
 def declare(connection: Any, queues: list[Any]) -> None:
