@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -830,12 +831,21 @@ class TestRefused:
             check(app)
         assert isinstance(broker.run(task).retval, ConfigurationError)
 
-    def test_no_store_for_what_needs_one(self) -> None:
-        """A worker whose tasks keep dead letters, and which has no store, does not start."""
+    @pytest.mark.parametrize(
+        ("given", "is_enough"),
+        [
+            ({"dead_letter": True}, False),
+            ({"budget": RetryBudget("b")}, False),
+            ({"breaker": CircuitBreaker("c")}, False),
+            ({}, True),
+        ],
+    )
+    def test_no_store(self, given: dict[str, Any], is_enough: bool) -> None:
+        """A worker whose tasks need a store, and which has none, does not start."""
         app = Celery("unit", broker="memory://", set_as_current=False)
-        declare(app, [], dead_letter=True)
+        declare(app, [], **given)
 
-        with pytest.raises(ConfigurationError, match="store_url"):
+        with nullcontext() if is_enough else pytest.raises(ConfigurationError, match="store_url"):
             check(app)
 
     @pytest.mark.parametrize(
