@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from unittest import mock
 
@@ -32,8 +33,10 @@ from reliable_tasks.testing import (
     eventually,
     redis_server,
     silent_server,
+    valkey_server,
 )
 from reliable_tasks.testing.fixtures import StartWorker
+from reliable_tasks.testing.processes import remove_directory
 
 APP = "tests.integration.apps.preset"
 BOUND = 6.0  # seconds for a publish while somebody waits
@@ -115,6 +118,18 @@ class TestRedis:
             ):
                 app.send_task("pay", ("a",))
             assert "certificate" in str(error.value)
+
+    def test_a_socket_is_an_address(self) -> None:
+        """Broker and results may be behind a file of this machine, in databases of their own."""
+        folder = Path(mkdtemp())  # short, for a socket's name has 107 letters at most
+        with valkey_server(config=[f"unixsocket {folder / 'redis'}"]) as server:
+            url = f"redis+socket://{folder / 'redis'}?virtual_host="
+            with publisher(presets.redis(f"{url}2", results=f"{url}3")) as app:
+                app.send_task("pay", ("a",))
+                app.backend.client.set("b", "paid")
+            assert server.client(2).llen("celery") == 1
+            assert server.client(3).exists("b")
+        remove_directory(folder)
 
     def test_a_worker_with_the_preset_for_redis(
         self, server: Server, worker: StartWorker, ledger: Ledger, tmp_path: Path

@@ -210,6 +210,10 @@ REFUSED = {
         {"results": "redis://localhost/0"},
         r"results: expected another database number than the broker's \(0\), got 0",
     ),
+    "results among the messages behind a socket": (
+        {"url": "redis+socket:///r?virtual_host=1", "results": "redis+socket:///r?db=1"},
+        r"results: expected another database number than the broker's \(1\), got 1",
+    ),
     "no time to end": ({"grace_period": 5}, "grace_period: expected above the 5 s .* got 5 s"),
     "a short visibility timeout": (
         {"visibility_timeout": 300},

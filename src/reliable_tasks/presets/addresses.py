@@ -58,6 +58,11 @@ class Address:
         return self.scheme == "sentinel"
 
     @property
+    def is_socket(self) -> bool:
+        """Whether it is a file on this machine."""
+        return self.scheme == "redis+socket"
+
+    @property
     def is_tls(self) -> bool:
         """Whether the connection is encrypted."""
         return self.scheme in TLS
@@ -70,7 +75,7 @@ class Address:
     @property
     def database(self) -> str:
         """The number of a Redis database, as it stands in the path or, for a socket, the query."""
-        if self.scheme == "redis+socket":
+        if self.is_socket:
             found = re.search(r"(?:virtual_host|db)=(\d+)", self.parts.query)
             return found[1] if found else "0"
         return self.parts.path.strip("/") or "0"
@@ -78,7 +83,7 @@ class Address:
     @property
     def servers(self) -> frozenset[str]:
         """The hosts with their ports, or the path of a socket."""
-        if self.scheme == "redis+socket":
+        if self.is_socket:
             return frozenset({self.parts.path})
         port = 26379 if self.is_sentinel else 6379
         split = map(urlsplit, self.urls)

@@ -165,14 +165,15 @@ def result_rows(needs: Needs, results: Address) -> Iterator[Row]:
         source=source,
         topic=RESULTS,
     )
-    yield Row(
-        name="redis_socket_keepalive",
-        value=True,
-        reason="The kernel notices a peer that vanished.",
-        without="A caller waits on a connection that a firewall has forgotten.",
-        source=source,
-        topic=RESULTS,
-    )
+    if not results.is_socket:  # whose connections refuse the option
+        yield Row(
+            name="redis_socket_keepalive",
+            value=True,
+            reason="The kernel notices a peer that vanished.",
+            without="A caller waits on a connection that a firewall has forgotten.",
+            source=source,
+            topic=RESULTS,
+        )
     yield Row(
         name="result_backend_always_retry",
         value=True,
