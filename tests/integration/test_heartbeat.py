@@ -79,6 +79,20 @@ def test_a_paused_worker_does_not_repeat_a_guarded_job(pair):
     assert pair.begins("paused") == pair.effects("paused") == {"paused": 1}
 
 
+def test_a_connection_that_is_cut_repeats_nothing(pair):
+    """What runs on stays with its worker, which acknowledges it by its new connection."""
+    pair.send_to_all("work", LONG, name="cut")
+    eventually(lambda: len(pair.begins("cut")) == len(QUEUES))
+    with pair.database.client() as client:
+        for kind in ("normal", "pubsub"):
+            client.client_kill_filter(_type=kind)
+    pair.wait_done(len(QUEUES), "cut")
+
+    eventually(lambda: pair.silences() == [], message="all is acknowledged")
+    assert set(pair.begins("cut").values()) == {1}
+    assert all(each.is_running for each in pair.workers)
+
+
 @pytest.mark.hooks
 def test_what_is_held_stays_young(valkey, ledger):
     """What runs, what was fetched ahead and what waits, under the prefix of this team's keys."""

@@ -357,6 +357,94 @@ class TestWorkerHands:
         assert [each.tag for each in found.runs] == ["one"]
 
 
+@pytest.mark.hooks
+class TestLostConnection:
+    """What happens to the messages of a channel that closes."""
+
+    @pytest.fixture
+    def active(self, monkeypatch: pytest.MonkeyPatch) -> set[Any]:
+        """Requests that run."""
+        active: set[Any] = set()
+        monkeypatch.setattr(consumer.state, "active_requests", active)
+        return active
+
+    @pytest.fixture
+    def celery_consumer(self) -> Any:
+        """A consumer with a channel to which a running and a waiting message were delivered."""
+        app = Celery(set_as_current=False)
+        channel = FakeChannel("running", "waiting")
+        return SimpleNamespace(
+            app=app,
+            task_consumer=SimpleNamespace(channel=channel),
+            blueprint=SimpleNamespace(state=consumer.RUN),
+        )
+
+    def close(self, celery_consumer: Any, active: set[Any]) -> list[str]:
+        """Close the channel while a job runs; returns what it gave back."""
+        active.add(request("running"))
+        qos = celery_consumer.task_consumer.channel.qos
+        given_back: list[str] = []
+        qos.restore_unacked = lambda: given_back.extend(qos._delivered)
+        WorkerHands(celery_consumer).turn_to_new_channel()
+
+        qos.restore_unacked()
+
+        return given_back
+
+    def test_what_runs_on_is_kept(self, celery_consumer: Any, active: set[Any]) -> None:
+        """Only what waits goes back to the queues at once."""
+        assert self.close(celery_consumer, active) == ["waiting"]
+
+    def test_what_is_cancelled_is_given_back(self, celery_consumer: Any, active: set[Any]) -> None:
+        """Celery can be told to cancel what runs."""
+        celery_consumer.app.conf.worker_cancel_long_running_tasks_on_connection_loss = True
+
+        assert self.close(celery_consumer, active) == ["running", "waiting"]
+
+    def test_all_is_given_back_when_the_worker_ends(
+        self, celery_consumer: Any, active: set[Any]
+    ) -> None:
+        """A cold shutdown ends the jobs."""
+        celery_consumer.blueprint.state = None
+
+        assert self.close(celery_consumer, active) == ["running", "waiting"]
+
+    def test_a_broker_that_is_away_ends_no_worker(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What could not be given back comes again after the timeout; a line says so."""
+        qos = FakeChannel("waiting").qos
+        qos.restore_unacked = lambda: 1 / 0
+        unacked.keep_when_cut(qos, list)
+
+        qos.restore_unacked()
+
+        assert "(1 messages)" in caplog.text
+        assert not qos._delivered
+
+    def test_the_new_channel_acknowledges(self, celery_consumer: Any, active: set[Any]) -> None:
+        """The message of a job that ran, even if it has ended by then."""
+        first, job = celery_consumer.task_consumer.channel, request("running")
+        active |= {job, request("waiting", acknowledged=True)}
+        hands = WorkerHands(celery_consumer)
+        hands.turn_to_new_channel()
+        first.qos.restore_unacked()
+        active.clear()
+        second = celery_consumer.task_consumer.channel = FakeChannel("new")
+
+        hands.turn_to_new_channel()
+
+        assert job.message.channel is second
+
+
+class FakeChannel:
+    """A channel to which messages were delivered."""
+
+    do_restore = False
+
+    def __init__(self, *tags: str) -> None:
+        self.qos = QoS(self)
+        self.qos._delivered.update(dict.fromkeys(tags))
+
+
 class Changing(dict[Any, Any]):
     """A collection that changes under the first look."""
 

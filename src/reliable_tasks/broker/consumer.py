@@ -12,7 +12,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state
 
 from reliable_tasks.broker.holdings import Holdings, Run
-from reliable_tasks.broker.unacked import delivered
+from reliable_tasks.broker.unacked import delivered, keep_when_cut
 from reliable_tasks.core import settings
 
 __all__ = ("WorkerHands",)
@@ -32,11 +32,36 @@ class WorkerHands:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._qos: Any = None
+        self._kept: list[Any] = []
         self._begun: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     def turn_to_new_channel(self) -> None:
-        """Look at the deliveries of the consumer's new channel; in the consumer's own thread."""
-        self._qos = self._consumer.task_consumer.channel.qos
+        """
+        Look at the deliveries of the consumer's new channel; in the consumer's own thread.
+
+        Jobs that a lost connection left running are the new channel's: it acknowledges them.
+        """
+        channel = self._consumer.task_consumer.channel
+        self._qos = channel.qos
+        for message in self._kept:
+            message.channel = channel
+        self._kept = []
+        keep_when_cut(self._qos, self._keep_running)
+
+    def _keep_running(self) -> list[str]:
+        """
+        Note the messages of what runs on when the channel closes; none when the worker ends.
+
+        A job that ends before there is a new channel is acknowledged by that one too.
+        """
+        cancels = self._consumer.app.conf.worker_cancel_long_running_tasks_on_connection_loss
+        if not (cancels or self._is_closing):
+            self._kept = [each.message for each in _active() if not each.acknowledged]
+        return [message.delivery_tag for message in self._kept]
+
+    @property
+    def _is_closing(self) -> bool:
+        return bool(self._consumer.blueprint.state != RUN)
 
     def ask_loop(self, answer: Callable[[], None]) -> None:
         """Have the consumer's loop call *answer*. A loop that is connecting anew forgets it."""
@@ -50,13 +75,12 @@ class WorkerHands:
             silent_for: Seconds since the loop last answered.
         """
         tags = delivered(self._qos)  # before the runs: what begins meanwhile is in both
-        is_closing = self._consumer.blueprint.state != RUN
         return Holdings(
             delivered=tags,
             runs=[self._run(request) for request in _active()],
             slots=self._consumer.pool.num_processes,
             silent_for=silent_for,
-            loop_may_rest=is_closing or isinstance(self._consumer.pool, SoloPool),
+            loop_may_rest=self._is_closing or isinstance(self._consumer.pool, SoloPool),
         )
 
     def _run(self, request: Any) -> Run:

@@ -8,13 +8,23 @@ visibility timeout goes back to its queue.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Callable, Collection
 from time import time
 from typing import Any
 
 from kombu.transport import redis
 
-__all__ = ("DEFAULT_VISIBILITY_TIMEOUT", "UnackedIndex", "delivered", "missing_names", "uses_redis")
+__all__ = (
+    "DEFAULT_VISIBILITY_TIMEOUT",
+    "UnackedIndex",
+    "delivered",
+    "keep_when_cut",
+    "missing_names",
+    "uses_redis",
+)
+
+logger = logging.getLogger("reliable_tasks")
 
 DEFAULT_VISIBILITY_TIMEOUT = float(redis.Channel.visibility_timeout)
 
@@ -22,7 +32,7 @@ TAGS_PER_COMMAND = 1_000  # Redis does nothing else meanwhile
 SOCKET_TIMEOUT = 5.0  # seconds
 
 _NEEDED = {
-    redis.QoS: ("_delivered", "_dirty"),
+    redis.QoS: ("_delivered", "_dirty", "restore_unacked"),
     redis.Channel: ("client", "unacked_index_key", "visibility_timeout"),
 }
 
@@ -56,6 +66,39 @@ def delivered(qos: Any) -> list[str]:
             return [tag for tag in tuple(qos._delivered) if tag not in qos._dirty]  # noqa: SLF001
         except RuntimeError:  # it changed between two tags
             continue
+
+
+def keep_when_cut(qos: Any, running: Callable[[], Collection[str]]) -> None:
+    """
+    Have a channel that closes not give back the messages of jobs that run on.
+
+    Kombu gives all back at once. Where the broker is away it cannot, and with kombu 5.7 the
+    worker ends of that.
+
+    Args:
+        qos: The channel's `kombu.transport.redis.QoS`.
+        running: Called when the channel closes; returns the tags to keep.
+    """
+    give_back = qos.restore_unacked
+
+    def give_back_others() -> None:
+        tags = qos._delivered  # noqa: SLF001
+        for tag in running():
+            tags.pop(tag, None)
+        if not tags:
+            return
+        try:
+            give_back()
+        except Exception as error:
+            logger.warning(
+                "what waited here comes again after the visibility timeout, for it could not be "
+                "given back when the connection was lost (%d messages): %r",
+                len(tags),
+                error,
+            )
+            tags.clear()
+
+    qos.restore_unacked = give_back_others
 
 
 class UnackedIndex:

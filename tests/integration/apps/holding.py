@@ -53,7 +53,7 @@ def wedge(state: Any, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@shared_task
+@shared_task(ignore_result=True)
 def work(job: str, seconds: float) -> None:
     """Take effect after a while, as a task that nothing guards."""
     _work(job, seconds)
