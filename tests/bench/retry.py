@@ -1,4 +1,4 @@
-"""What `retry_task` adds to an attempt that does not fail."""
+"""What the decorators add to an attempt that does not fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery import Celery
 from celery._state import _task_stack
 from celery.app.task import Context
 
-from reliable_tasks.retry import RetryBudget, retry_task
+from reliable_tasks.retry import RetryBudget, retry_inline, retry_task
 from tests.bench.report import Figure
 from tests.bench.rounds import Thing, measure
 
@@ -24,18 +24,23 @@ def nothing(order: int) -> int:
 
 
 def retry() -> Iterator[Figure]:
-    """Yield the cost of the decorator in a worker: the function with it less the bare function."""
+    """Yield the cost of each decorator in a worker: the function with it less the bare function."""
     app = Celery("bench", broker="memory://", set_as_current=False)
     plain = retry_task(on=ConnectionError)(nothing)
     counted = retry_task(on=ConnectionError, budget=RetryBudget("bench"))(nothing)
-    bodies = {"bare": nothing, "retry_task": plain, "retry_task with a budget": counted}
+    bodies = {
+        "bare": nothing,
+        "retry_task": plain,
+        "retry_task with a budget": counted,
+        "retry_inline": retry_inline(on=ConnectionError)(nothing),
+    }
     costs = measure(
         {name: _execution(app, name, body) for name, body in bodies.items()},
         rounds=ROUNDS,
         calls=CALLS,
     )
     bare = costs.pop("bare")
-    bounds = {"retry_task": 3.0}
+    bounds = {"retry_task": 3.0, "retry_inline": 3.0}
     for name, cost in costs.items():
         yield Figure(f"{name}, no failure", "", (cost - bare).wall, "µs", at_most=bounds.get(name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +23,13 @@ from tenacity import (
     wait_none,
 )
 
-from reliable_tasks import ConfigurationError, LeaseLost, RetriesExhausted, retry_inline
+from reliable_tasks import (
+    ConfigurationError,
+    LeaseLost,
+    RetriesExhausted,
+    retry_inline,
+    retry_task,
+)
 from reliable_tasks.retry.switch import Switch, turned
 
 
@@ -328,3 +335,30 @@ def test_what_cannot_work_is_refused(given: dict[str, Any], expected: str) -> No
     """A wrong value is named with what was expected, when the function is decorated."""
     with pytest.raises(ConfigurationError, match=expected):
         retry_inline(**{"on": GatewayDown, **given})
+
+
+def test_nothing_of_tenacity_runs_without_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attempt is a plain call: what succeeds pays nothing for the loop."""
+    monkeypatch.delattr("reliable_tasks.retry.loop.Retrying")
+
+    assert retry_inline(on=OSError)(failing("paid"))() == "paid"
+
+
+def test_the_first_attempt_counts_towards_the_total(slept: list[float]) -> None:
+    """Time is counted from its beginning, not from its failure."""
+
+    @retry_inline(on=OSError, wait=wait_fixed(1), within=5, attempts=9)
+    def slow() -> None:
+        time.sleep(4.5)
+        raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011 - any
+        slow()
+
+    assert slept == [4.5]
+
+
+def test_attempts_in_place_come_first() -> None:
+    """Around retry_task it would run what was given up, or kept among the dead letters."""
+    with pytest.raises(ConfigurationError, match="put @retry_inline below @retry_task"):
+        retry_inline(on=OSError)(retry_task(on=OSError)(failing("paid")))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from reliable_tasks.core.durations import Seconds
+from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.retry.attempts import Outcome, Raised, Returned
+from reliable_tasks.retry.declared import MARK
 
 if TYPE_CHECKING:
     from tenacity.retry import RetryBaseT
@@ -66,10 +70,27 @@ def retry_inline(
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         check_function("retry_inline", function)
+        if hasattr(function, MARK):
+            raise ConfigurationError(
+                "retry_inline: expected a function without @retry_task, got one with it. Attempts "
+                "in place come first: put @retry_inline below @retry_task."
+            )
 
         @wraps(function)
         def retried(*args: P.args, **kwargs: P.kwargs) -> R:
-            return InPlace(policy).call(function, *args, **kwargs)
+            began = time.monotonic()
+            try:
+                value = function(*args, **kwargs)
+            except Exception as error:
+                first: Outcome = Raised(error)
+            else:
+                if policy.retry is None:
+                    return value
+                first = Returned(value)
+            try:
+                return InPlace(policy, began).go_on(first, function, *args, **kwargs)
+            finally:
+                del first  # its error knows this frame, and would live on with it
 
         return retried
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from time import time
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from tenacity import (
     RetryCallState,
@@ -77,9 +77,16 @@ def read_inline(
 
 
 class InPlace:
-    """One call of a function, with all its attempts."""
+    """
+    One call of a function whose first attempt was not its last.
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    Args:
+        policy: What decides.
+        began: When the first attempt began, in seconds of `monotonic`.
+    """
+
+    def __init__(self, policy: RetryPolicy, began: float) -> None:
+        self._began = began
         turned = switch.current()
         self._policy = turned.applied_to(policy)
         self._sleep = sleep if turned.waits else _stay_awake
@@ -87,8 +94,28 @@ class InPlace:
         self._judged = 0
         self._decision: RetryIn | Stop = Stop(Reason.UNRETRYABLE)
 
-    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call *function* until it succeeds or the policy ends it."""
+    def go_on(
+        self, first: Outcome, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """
+        Call *function* again until it succeeds or the policy ends it.
+
+        Args:
+            first: How the first attempt ended, which tenacity's loop takes for its own.
+            function: What was called.
+            args: With which arguments.
+            kwargs: And with which named ones.
+        """
+        outcomes = iter([first])
+
+        def attempt() -> R:
+            outcome = next(outcomes, None)
+            if outcome is None:
+                return function(*args, **kwargs)
+            if isinstance(outcome, Raised):
+                raise outcome.error
+            return cast("R", outcome.value)
+
         loop = Retrying(
             retry=self._is_retryable,
             wait=self._wait,
@@ -96,7 +123,7 @@ class InPlace:
             sleep=self._sleep,
             retry_error_callback=self._give_up,
         )
-        return loop(function, *args, **kwargs)
+        return loop(attempt)
 
     def _is_retryable(self, call: RetryCallState) -> bool:
         return self._decide(call) != Stop(Reason.UNRETRYABLE)
@@ -113,6 +140,7 @@ class InPlace:
         if self._judged == call.attempt_number:
             return self._decision
         self._judged = call.attempt_number
+        call.start_time = self._began
         outcome = _outcome(call)
         try:
             self._decision = self._policy.judge(call, outcome, time())
