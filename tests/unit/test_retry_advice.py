@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import urllib.error
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -222,6 +223,28 @@ class Endless:
 class Broken:
     def items(self) -> Any:
         raise RuntimeError("closed")
+
+
+class Undecided:
+    """A value that is neither true nor false, such as a column of a table."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+
+def test_the_body_of_a_response_is_not_read() -> None:
+    """A body that is still on its way is neither waited for nor taken from the caller."""
+    response = requests.Response()
+    response.raw = io.BytesIO(b"some body")
+    assert said_by(requests.HTTPError("503", response=response)) is None
+    assert response.content == b"some body"
+
+
+@pytest.mark.parametrize("name", ["status", "status_code"])
+def test_a_result_is_not_asked_for_its_truth(name: str) -> None:
+    """A table with a column of that name is no response, and ends no job."""
+    table = SimpleNamespace(**{name: Undecided()})
+    assert advised(Returned(table), NOW) is None
 
 
 @pytest.mark.parametrize(

@@ -78,10 +78,11 @@ def _sources(outcome: Outcome) -> Iterator[Any]:
     if isinstance(outcome, Raised):
         response = _look(outcome.error, "response")
         yield _look(response, "headers")
-        metadata = dict(_pairs(response)).get("ResponseMetadata")  # botocore's
-        yield dict(_pairs(metadata)).get("HTTPHeaders")
+        if isinstance(response, Mapping):  # botocore's; to iterate over one of requests reads it
+            metadata = dict(_pairs(response)).get("ResponseMetadata")
+            yield dict(_pairs(metadata)).get("HTTPHeaders")
         yield _look(outcome.error, "headers")
-    elif _look(outcome.value, "status_code") or _look(outcome.value, "status"):
+    elif any(_look(outcome.value, name) is not None for name in ("status_code", "status")):
         yield _look(outcome.value, "headers")
 
 
