@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,8 +28,12 @@ from tests.integration.apps.retrying import (
     SETTINGS_VARIABLE,
     TASKS,
     by_itself,
+    guarded,
     lasting,
+    unique,
 )
+
+pytestmark = pytest.mark.timeout(240)  # a node and three workers start and restart
 
 APP = "tests.integration.apps.retrying"
 TIMEOUT = 60.0
@@ -40,6 +44,7 @@ COUNTED = 0.5  # seconds after which a quorum queue has counted its messages
 # Elsewhere the worker holds the message until it is due, unacknowledged.
 KINDS = {"native": ("quorum", "topic"), "quorum": ("quorum", "direct"), "classic": ("classic", "")}
 QUEUES = ("celery", "slow")
+EACH = (*TASKS, by_itself)
 
 
 def settings(kind: str) -> dict[str, Any]:
@@ -145,7 +150,7 @@ def workers(
                 "CELERY_RESULT_BACKEND": results.url,
                 SETTINGS_VARIABLE: json.dumps(conf),
             }
-            worker = WorkerProcess(APP, pool="threads", concurrency=4, env=env, queues=["slow"])
+            worker = WorkerProcess(APP, concurrency=3, env=env, queues=["slow"])
             stack.callback(worker.close)
             app = Celery(kind, broker=vhost.url, backend=results.url, set_as_current=False)
             app.conf.update(conf)
@@ -157,10 +162,10 @@ def workers(
         yield places
 
 
-@pytest.fixture(params=KINDS)
-def place(workers: dict[str, Place], request: pytest.FixtureRequest) -> Place:
-    """Each kind of queue in turn."""
-    return workers[request.param]
+def nothing_is_left(places: dict[str, Place]) -> None:
+    """Wait until the broker has no message of a job any more, copies included."""
+    for kind, place in places.items():
+        eventually(lambda: not place.held(), message=lambda: f"{kind}: {place.vhost.queues()}")  # noqa: B023
 
 
 @pytest.fixture
@@ -169,12 +174,14 @@ def label() -> str:
     return uuid()[:13]
 
 
-def everywhere(places: dict[str, Place], label: str, *arguments: Any) -> list[Job]:
+def everywhere(
+    places: dict[str, Place], label: str, *arguments: Any, tasks: Sequence[Any] = EACH
+) -> list[Job]:
     """Publish a job of each task to each kind of queue."""
     return [
         Job(place, name, place.send(task, name, *arguments))
         for kind, place in places.items()
-        for task in (*TASKS, by_itself)
+        for task in tasks
         for name in [f"{label}.{kind}.{task.name}"]
     ]
 
@@ -207,15 +214,40 @@ def test_same_delay_again(workers: dict[str, Place], label: str) -> None:
     assert [job.answer for job in jobs] == [3] * len(jobs)
 
 
-def test_duplicate_is_put_off(place: Place, label: str) -> None:
+def test_duplicate_is_put_off(workers: dict[str, Place], label: str) -> None:
     """A copy of a running job waits in the broker, then gets its result; it takes effect once."""
-    results = [place.send(lasting, label, 3.0, task_id=label) for _ in range(2)]
+    jobs = [
+        Job(place, name, place.send(lasting, name, 3.0, task_id=name))
+        for kind, place in workers.items()
+        for name in [f"{label}.{kind}"] * 2
+    ]
 
-    assert [Job(place, label, result).answer for result in results] == [1, 1]
+    assert [job.answer for job in jobs] == [1] * len(jobs)
 
-    assert f"[{label}] deferred: " in place.worker.log
-    eventually(lambda: all(state.unacknowledged == 0 for state in place.vhost.queues().values()))
-    assert place.ledger.counts()[label] == 1
+    for job in jobs:
+        assert f"[{job.label}] deferred: " in job.place.worker.log
+        assert job.place.ledger.counts()[job.label] == 1
+    nothing_is_left(workers)
+
+
+def test_connection_is_cut(workers: dict[str, Place], label: str) -> None:
+    """What runs and what waits comes again, at once; each attempt of a guarded job runs once."""
+    waiting = everywhere(workers, label, 1, 4.0, tasks=(guarded, unique, by_itself))
+    running = everywhere(workers, label, 4.0, tasks=(lasting,))
+    for job in waiting:
+        eventually(lambda: job.result.state == "RETRY", timeout=TIMEOUT)  # noqa: B023
+    for job in running:
+        eventually(lambda: job.place.begins(job.label), timeout=TIMEOUT)  # noqa: B023
+
+    for place in workers.values():
+        place.vhost.cut()
+
+    assert [job.answer for job in waiting + running] == [2] * len(waiting) + [1] * len(running)
+    nothing_is_left(workers)
+    for job in waiting:
+        [wait] = job.waits
+        assert wait >= 4.0 - EARLY
+    assert [len(job.place.begins(job.label)) for job in running] == [1] * len(running)
 
 
 def test_worker_dies_in_the_countdown(workers: dict[str, Place], label: str) -> None:
