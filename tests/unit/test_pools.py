@@ -113,6 +113,36 @@ def test_no_password_stands_in_an_error() -> None:
         assert "s3cret" not in str(refused.value)
 
 
+async def bye() -> None:
+    """Do what nobody awaits."""
+
+
+@pytest.mark.parametrize("function", [bye, lambda one: one, 5, "x"])
+@pytest.mark.parametrize("option", ["reset", "close"])
+def test_what_cannot_be_called_is_refused(option: str, function: Any) -> None:
+    """A function that would fail, or do nothing, at the end is refused when it is given."""
+    with pytest.raises(ConfigurationError, match=f"{option}: expected a"):
+        close_on_shutdown(Client(), **{option: function})
+
+
+def test_a_coroutine_function_is_no_goodbye() -> None:
+    """Nor is one that is registered by itself."""
+    with pytest.raises(ConfigurationError, match="got the coroutine function bye"):
+        close_on_shutdown(bye)
+
+
+def test_a_reset_that_ends_its_process_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """SystemExit in a reset is a failure like another: the worker's children live on."""
+    client = Client()
+    close_on_shutdown(client, name="search", reset=sys.exit)
+
+    def child() -> str:
+        registry.reset_all()
+        return caplog.text
+
+    assert "search was not reset after the fork" in in_child(child)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "beneath": (lambda: create_async_engine(URL).sync_engine, "Register the AsyncEngine"),
     "unbound": (lambda: scoped_session(sessionmaker()), "Register its engine instead"),
@@ -156,10 +186,10 @@ def test_two_functions_say_it_all() -> None:
     assert told == ["close"]
 
 
-@pytest.mark.parametrize("timeout", [0, -1])
-def test_a_time_limit_is_above_0(timeout: float) -> None:
+@pytest.mark.parametrize("timeout", [0, -1, "2", None])
+def test_a_time_limit_is_above_0(timeout: Any) -> None:
     """A limit that leaves no time to close is refused."""
-    with pytest.raises(ConfigurationError, match="timeout: expected above 0 s"):
+    with pytest.raises(ConfigurationError, match="timeout: expected seconds"):
         close_on_shutdown(Client(), timeout=timeout)
 
 

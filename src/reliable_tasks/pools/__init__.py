@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from reliable_tasks.core.durations import Seconds, to_ms
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.pools import birth  # noqa: F401 - it hears of forks from now on
 
@@ -23,7 +24,7 @@ def close_on_shutdown(
     name: str | None = None,
     reset: Callable[[], object] | None = None,
     close: Callable[[], object] | None = None,
-    timeout: float = 2.0,
+    timeout: Seconds = 2.0,
     fork_guard: bool = False,
 ) -> R:
     """
@@ -49,7 +50,7 @@ def close_on_shutdown(
             children, and a worker that forks says so when it starts.
         close: Called without arguments instead of what is known of the kind, in a thread of its
             own.
-        timeout: Seconds that closing may take; then the process ends without waiting for it.
+        timeout: Seconds, or a `timedelta`, that closing may take; then the process ends without it.
         fork_guard: Raise `InheritedConnection` when a connection is used in a process that did
             not open it, whoever forked it. For SQLAlchemy.
 
@@ -57,15 +58,14 @@ def close_on_shutdown(
         The resource.
 
     Raises:
-        ConfigurationError: It is none of these, *timeout* is not above 0, or there is no fork
-            guard for its kind.
+        ConfigurationError: It is none of these, a function cannot be called without arguments,
+            *timeout* is not above 0, or there is no fork guard for its kind.
     """
     # Most programs that import the package never come here, or have time when they do.
     from reliable_tasks.pools import handlers, registry  # noqa: PLC0415
     from reliable_tasks.pools.recognise import recognise, stand_in  # noqa: PLC0415
 
-    if not timeout > 0:
-        raise ConfigurationError(f"timeout: expected above 0 s, got {timeout!r}")
+    seconds = to_ms("timeout", timeout, least=0.001) / 1_000
     held = stand_in(resource)
     kind = recognise(held, reset=reset, close=close)
     if fork_guard:
@@ -75,7 +75,7 @@ def close_on_shutdown(
                 "protected by their reset after a fork only."
             )
         kind.guard(held)
-    is_new = registry.add(held, kind, name=name or kind.title, timeout=timeout)
+    is_new = registry.add(held, kind, name=name or kind.title, timeout=seconds)
     if is_new and kind.register is not None:
         kind.register(held)
     handlers.connect()

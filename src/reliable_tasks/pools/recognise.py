@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, signature
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -48,6 +48,9 @@ def recognise(
         ConfigurationError: Nothing is known of it and *close* was not given; or too much is
             known: it cannot be reset or closed from outside, and not both were given.
     """
+    for option, function in (("reset", reset), ("close", close)):
+        if function is not None:
+            _check_function(option, function)
     if reset is None or close is None:
         _check_possible(resource)
     kind = _known(resource)
@@ -92,6 +95,7 @@ def _by_its_methods(resource: Any) -> Kind:
             if callable(method):
                 return _generic(resource, way, method)
         if isinstance(resource, FUNCTIONS):
+            _check_function("close_on_shutdown", resource)
             return Kind(title=getattr(resource, "__name__", "function"), close=_call, is_weak=False)
     what = "the class" if isinstance(resource, type) else "a"  # a repr may show a password
     named = (resource if isinstance(resource, type) else type(resource)).__name__
@@ -106,6 +110,28 @@ def _generic(resource: Any, way: str, method: Callable[[], object]) -> Kind:
             "worker process ends no event loop runs: give close= a function that runs one."
         )
     return Kind(title=title, close=lambda one: getattr(one, way)(), is_known=False)
+
+
+def _check_function(option: str, function: Any) -> None:
+    """Refuse what cannot be called without arguments, or does nothing when it is."""
+    if not callable(function):
+        raise ConfigurationError(
+            f"{option}: expected a function without arguments, got a {type(function).__name__}"
+        )
+    name = getattr(function, "__name__", type(function).__name__)
+    if iscoroutinefunction(function):
+        raise ConfigurationError(
+            f"{option}: expected a plain function, got the coroutine function {name}(). When a "
+            "worker process ends no event loop runs: give a function that runs one."
+        )
+    try:
+        signature(function).bind()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{option}: expected a function without arguments, got {name}(): {error}"
+        ) from None
+    except ValueError:  # some builtins have no signature
+        return
 
 
 def _bound(function: Callable[[], object], resource: Any) -> Callable[[Any], object]:

@@ -72,7 +72,7 @@ def reset_all() -> None:
         try:
             if entry.kind.reset is not None:
                 entry.kind.reset(entry.find())
-        except Exception:
+        except BaseException:  # SystemExit would end every child, and then the worker
             logger.exception(
                 "%s was not reset after the fork: process %d shares its connections with %d",
                 entry.name,
