@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from reliable_tasks import (
     UniqueTask,
     signals,
 )
+from reliable_tasks.core.limits import Passage
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.retry import CircuitBreaker, GaveUp, RetryBudget, ending, retry_task, turn
 from reliable_tasks.retry.attempts import NAME, Attempts
@@ -115,11 +118,11 @@ def told() -> Iterator[list[dict[str, Any]]]:
     def hear(sender: Any, **fields: Any) -> None:
         heard.append({name: fields[name] for name in fields if name not in {"signal", "task_id"}})
 
-    for signal in (signals.task_retrying, signals.task_dead_lettered):
-        signal.connect(hear, weak=False)
+    for each in (signals.task_retrying, signals.task_dead_lettered):
+        each.connect(hear, weak=False)
     yield heard
-    for signal in (signals.task_retrying, signals.task_dead_lettered):
-        signal.disconnect(hear)
+    for each in (signals.task_retrying, signals.task_dead_lettered):
+        each.disconnect(hear)
 
 
 def declare(
@@ -193,6 +196,18 @@ class TestThroughTheQueue:
             "attempt 1", "attempt 2", "attempt 3"
         ]  # fmt: skip
         assert len(notes_of(last)) == 4
+
+    def test_an_error_that_jobs_share(self, app: Celery, broker: Broker) -> None:
+        """One that is made once, and raised by every job, tells of the last of them."""
+        shared = Down("made once")
+        shared.add_note("mine")
+        task = declare(app, [shared], attempts=2)
+
+        for _ in range(3):
+            broker.run(task)
+
+        assert notes_of(shared)[0] == "mine"
+        assert len(notes_of(shared)) == 4
 
     def test_one_attempt(self, app: Celery, broker: Broker) -> None:
         """With attempts=1 nothing is ever tried again."""
@@ -392,21 +407,42 @@ class TestNotPublished:
         [(Task, ConnectionError("broker")), (IdempotentTask, TypeError("no JSON"))],
         ids=["acknowledged early", "hopeless"],
     )
-    def test_for_good(self, app: Celery, broker: Broker, base: type, refusal: Exception) -> None:
-        """The job fails with its own error, which says what became of the retry."""
-        error = Down()
-        task = declare(app, [error], base=base)
-        task.delay()
+    def test_for_good(
+        self, app: Celery, broker: Broker, told: list[Any], base: type, refusal: Exception
+    ) -> None:
+        """The job is given up with its own error, which says what became of the retry."""
+        error, heard = Down(), list[GaveUp]()
+        task = declare(app, [error], base=base, give_up=heard.append, dead_letter=True)
+        task.apply_async(task_id="job")
         broker.refusal = refusal
 
         info = broker.deliver(broker.messages.pop())
 
-        assert (info.state, info.retval) == ("FAILURE", error)
-        assert "could not be published" in notes_of(error)[0]
+        assert (info.state, info.retval, error.__cause__) == ("FAILURE", error, refusal)
+        assert "could not be published" in notes_of(error)[-1]
+        assert [(job.error, job.attempts, job.reason) for job in heard] == [
+            (error, 1, "unpublished")
+        ]
+        assert [job for job, _ in app.conf.reliable_tasks_store.letters("rt1::dead-letters")] == [
+            "job"
+        ]
+        assert [each["reason"] for each in told] == ["unpublished"] * 2
+
+    def test_a_result_for_good(self, app: Celery, broker: Broker) -> None:
+        """A job without an error of its own fails with the one that says so."""
+        task = declare(app, [None], on=None, retry=retry_if_result(lambda value: value is None))
+        task.delay()
+        broker.refusal = ConnectionError("broker")
+
+        info = broker.deliver(broker.messages.pop())
+
+        assert isinstance(info.retval, RetriesExhausted)
+        assert info.retval.__cause__ is broker.refusal
 
     def test_next_hop(self, app: Celery, broker: Broker) -> None:
         """A long wait that cannot go on fails the job with the reason, for there is no other."""
-        task = declare(app, ["done"])
+        heard = list[GaveUp]()
+        task = declare(app, ["done"], give_up=heard.append)
         task.apply_async(task_id="job", headers={NAME: Attempts(
             attempt=2, first_at=NOW, due_at=NOW + 60
         ).encode("job")})  # fmt: skip
@@ -415,6 +451,81 @@ class TestNotPublished:
         info = broker.deliver(broker.messages.pop())
 
         assert (info.state, info.retval, task.runs) == ("FAILURE", broker.refusal, [])
+        assert [(job.error, job.attempts) for job in heard] == [(broker.refusal, 1)]
+
+
+class TestSoftTimeLimit:
+    """A soft time limit ends a body, never the publishing of the next attempt."""
+
+    @pytest.fixture(autouse=True)
+    def soft_limit_handler(self) -> Iterator[None]:
+        """Do what billiard's pool does in a child: SIGUSR1 raises SoftTimeLimitExceeded."""
+
+        def handler(*_: object) -> None:
+            raise SoftTimeLimitExceeded
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        yield
+        assert signal.signal(signal.SIGUSR1, before) is handler
+
+    @pytest.mark.parametrize(
+        ("base", "options"), [(Task, {"acks_late": True}), (Task, {}), (IdempotentTask, {})]
+    )
+    def test_while_it_publishes(
+        self,
+        app: Celery,
+        broker: Broker,
+        monkeypatch: pytest.MonkeyPatch,
+        base: type,
+        options: dict[str, Any],
+    ) -> None:
+        """The job is in the broker once, and nowhere else."""
+
+        def publish_slowly(*args: Any, **message: Any) -> Any:
+            published = broker.publish(*args, **message)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return published
+
+        task = declare(app, [Down(), "done"], base=base, options={"soft_time_limit": 9, **options})
+        task.apply_async(soft_time_limit=9)
+        monkeypatch.setattr(app, "send_task", publish_slowly)
+
+        info = broker.deliver(broker.messages.pop())
+        broker.now += 2
+
+        assert (info.state, len(broker.messages)) == ("RETRY", 1)
+        assert broker.deliver(broker.messages.pop()) is None
+
+    @pytest.mark.parametrize(
+        ("slow", "runs", "ending"), [("admit", 0, SoftTimeLimitExceeded), ("report", 1, None)]
+    )
+    def test_while_a_breaker_is_asked(
+        self,
+        app: Celery,
+        broker: Broker,
+        monkeypatch: pytest.MonkeyPatch,
+        slow: str,
+        runs: int,
+        ending: Any,
+    ) -> None:
+        """Before the body it ends the attempt; after it, the attempt has ended."""
+        store = app.conf.reliable_tasks_store
+        monkeypatch.setattr(store, "admit", lambda *_, **__: Passage(is_probe=True))
+        monkeypatch.setattr(store, "report", lambda *_, **__: 0)
+        answer = getattr(store, slow)
+
+        def ask_slowly(*args: Any, **given: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return answer(*args, **given)
+
+        monkeypatch.setattr(store, slow, ask_slowly)
+        breaker = CircuitBreaker("slow")
+        task = declare(app, ["done"], options={"soft_time_limit": 9}, breaker=breaker)
+
+        info = broker.run(task)
+
+        assert len(task.runs) == runs
+        assert (info if ending is None else type(info.retval)) is ending
 
 
 class TestWhichCalls:

@@ -81,6 +81,8 @@ class Reason(StrEnum):
     """All attempts are used."""
     STOP = "stop"
     """The `stop` object ends it: by default, the next wait would end after an hour in total."""
+    UNPUBLISHED = "unpublished"
+    """The broker did not take the next attempt, and has the job no longer or never will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,7 @@ _EXPLAINED = {
     Reason.REFUSED: "the server said not to",
     Reason.ATTEMPTS: "that was the last attempt",
     Reason.STOP: "`stop` ends it, with the wait that would come next",
+    Reason.UNPUBLISHED: "the next attempt could not be published",
 }
 
 

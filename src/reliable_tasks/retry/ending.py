@@ -1,10 +1,9 @@
-"""When no further attempt follows: the notes, the hook, the dead letter."""
+"""When no further attempt follows: the hook, the dead letter."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from time import sleep
 from typing import Any
 
@@ -14,21 +13,14 @@ from reliable_tasks.deadletter import letter_of
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.events import DEAD_LETTERED, report
 from reliable_tasks.publish import headers_of
-from reliable_tasks.retry.attempts import NAME, Attempts, Raised, Reason
+from reliable_tasks.retry.attempts import NAME, Reason
 from reliable_tasks.retry.gaveup import GaveUp, GiveUp
 
-__all__ = ("bury", "call_hook", "write_notes")
+__all__ = ("bury", "call_hook")
 
 logger = logging.getLogger("reliable_tasks")
 
 PAUSES_BEFORE_LOSS = (0.5, 1.0, 2.0)  # seconds between tries to reach the store
-
-
-def write_notes(error: BaseException, attempts: Attempts, now: float, reason: Reason) -> None:
-    """Note all attempts on the last one's *error*."""
-    with suppress(Exception):  # what an error's own class does with notes must not hide it
-        for note in attempts.account("retry_task", Raised(error), now, reason):
-            error.add_note(note)
 
 
 def call_hook(hook: GiveUp, given_up: GaveUp) -> None:

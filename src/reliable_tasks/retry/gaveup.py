@@ -20,7 +20,7 @@ class GaveUp:
         attempts: How many there were.
         elapsed: Seconds since the first attempt began.
         reason: ``"attempts"``: all are used; ``"stop"``: `stop` ended it; ``"refused"``: the
-            server said not to try again.
+            server said not to try again; ``"unpublished"``: the broker did not take the next.
         error: With which the job fails.
         args: The job's positional arguments, as its message had them.
         kwargs: Its keyword arguments.

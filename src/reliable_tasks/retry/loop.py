@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from time import time
 from typing import Any, ParamSpec, TypeVar, cast
@@ -25,6 +24,7 @@ from reliable_tasks.errors import ConfigurationError, RetriesExhausted
 from reliable_tasks.retry import switch
 from reliable_tasks.retry.attempts import Attempts, Outcome, Raised, Reason, RetryIn, Returned, Stop
 from reliable_tasks.retry.never import NEVER
+from reliable_tasks.retry.notes import write_notes
 from reliable_tasks.retry.policy import On, RetryPolicy, read_policy
 
 __all__ = ("InPlace", "read_inline")
@@ -163,15 +163,9 @@ class InPlace:
         )
         if isinstance(self._decision, Stop):
             reason = self._decision.reason
-            _write_notes(error, self._attempts.account("retry_inline", outcome, elapsed, reason))
+            notes = self._attempts.account("retry_inline", outcome, elapsed, reason)
+            write_notes(error, "retry_inline", notes)
         raise error
-
-
-def _write_notes(error: BaseException, notes: list[str]) -> None:
-    """Note something on an error, unless it takes no notes."""
-    with suppress(Exception):  # a frozen one, for example; it must not be hidden by another
-        for note in notes:
-            error.add_note(note)
 
 
 def _outcome(call: RetryCallState) -> Outcome:

@@ -20,8 +20,10 @@ from reliable_tasks.publish import give_back, is_hopeless, longest_wait_ms, publ
 from reliable_tasks.retry import switch
 from reliable_tasks.retry.attempts import NAME, Attempts, Outcome, Raised, Reason, Stop
 from reliable_tasks.retry.declared import MARK
-from reliable_tasks.retry.ending import bury, call_hook, write_notes
+from reliable_tasks.retry.ending import bury, call_hook
 from reliable_tasks.retry.gaveup import GaveUp
+from reliable_tasks.retry.notes import write_notes
+from reliable_tasks.shield import SoftLimitShield
 from reliable_tasks.storage import eager_store, place_of, prefix_of
 
 if TYPE_CHECKING:
@@ -73,16 +75,23 @@ class Turn:
             Retry: It is not due yet, or the breaker is open: it was published again.
         """
         known, plan = self._known, self._plan
-        if known is not None:
-            self._wait_until_due(known)
-        if plan.breaker is not None and self._is_limited:
-            self._wait_for_breaker(plan.breaker)
+        if known is not None or (plan.breaker is not None and self._is_limited):
+            shield = self._shield()
+            with shield:
+                self._wait()
+                shield.lower()
         if known is not None and known.attempt > 1:
             self._count_in_lease()
             return
         self._known = None  # what it was put off before the first attempt does not count
         if plan.budget is not None and self._is_limited:
             plan.budget.called()
+
+    def _wait(self) -> None:
+        if self._known is not None:
+            self._wait_until_due(self._known)
+        if self._plan.breaker is not None and self._is_limited:
+            self._wait_for_breaker(self._plan.breaker)
 
     def _wait_until_due(self, attempts: Attempts) -> None:
         remaining = attempts.due_at - time()
@@ -104,7 +113,8 @@ class Turn:
     def succeed(self) -> None:
         """Take note of an attempt whose value is the task's result."""
         if self._plan.breaker is not None:
-            self._tell_breaker(failed=False)
+            with self._shield():
+                self._tell_breaker(failed=False)
 
     def goes_on(self, outcome: Outcome) -> bool:
         """
@@ -116,6 +126,10 @@ class Turn:
         """
         if self._is_settled_elsewhere:
             return False
+        with self._shield():
+            return self._goes_on(outcome)
+
+    def _goes_on(self, outcome: Outcome) -> bool:
         now = time()
         policy = switch.current().applied_to(self._plan.policy)
         decision = policy.decide(self._attempts, outcome, now)
@@ -133,20 +147,29 @@ class Turn:
             if isinstance(outcome, Raised):
                 self._tell_breaker(failed=False)
                 if attempts.attempt > 1:
-                    write_notes(outcome.error, attempts, now, reason)
+                    notes = attempts.account("retry_task", outcome, now, reason)
+                    write_notes(outcome.error, "retry_task", notes)
             return
         self._tell_breaker(failed=True)
-        elapsed = attempts.elapsed(now)
-        error: BaseException = RetriesExhausted(attempts.attempt, elapsed)
-        if isinstance(outcome, Raised):
-            error = outcome.error
-        write_notes(error, attempts, now, reason)
-        self._give_up(error, reason, elapsed)
-        self._tell(GIVEN_UP, outcome, wait=None, reason=str(reason))
+        error = self._give_up(outcome, reason, now)
         if not isinstance(outcome, Raised):
             raise error
 
-    def _give_up(self, error: BaseException, reason: Reason, elapsed: float) -> None:
+    def _give_up(self, outcome: Outcome, reason: Reason, now: float) -> BaseException:
+        """Tell whoever wants to know that no attempt follows *outcome*; return the job's error."""
+        attempts, elapsed = self._attempts, self._attempts.elapsed(now)
+        error: BaseException = RetriesExhausted(attempts.attempt, elapsed)
+        if isinstance(outcome, Raised):
+            error = outcome.error
+        write_notes(error, "retry_task", attempts.account("retry_task", outcome, now, reason))
+        self._say_farewell(error, attempts.attempt, elapsed, reason)
+        self._tell(GIVEN_UP, outcome, wait=None, reason=str(reason))
+        return error
+
+    def _say_farewell(
+        self, error: BaseException, attempts: int, elapsed: float, reason: Reason
+    ) -> None:
+        """Keep the message, and call the hook."""
         request, plan = self._request, self._plan
         if plan.dead_letter:
             bury(self._task, request, reason, lambda: self._records)
@@ -154,7 +177,7 @@ class Turn:
             given_up = GaveUp(
                 task_name=self._task.name,
                 task_id=request.id,
-                attempts=self._attempts.attempt,
+                attempts=attempts,
                 elapsed=elapsed,
                 reason=str(reason),
                 error=error,
@@ -179,8 +202,7 @@ class Turn:
         following = self._attempts.following(outcome, now, wait)
         if not waits:  # the wait counts for `stop` all the same
             wait, following = 0.0, replace(following, due_at=0.0)
-        error = outcome.error if isinstance(outcome, Raised) else None
-        retry = self._publish(following, wait, error)
+        retry = self._publish(following, wait, outcome)
         self._tell(RETRYING, outcome, wait=wait, reason=None)
         raise retry
 
@@ -192,7 +214,7 @@ class Turn:
             wait_ms = budget.wait_ms(*self._records, token=self._token, wait_ms=wait_ms)
         return wait_ms / 1_000
 
-    def _publish(self, attempts: Attempts, wait: float, error: BaseException | None) -> Retry:
+    def _publish(self, attempts: Attempts, wait: float, outcome: Outcome | None) -> Retry:
         """
         Publish the message again, and return what tells Celery so.
 
@@ -204,22 +226,25 @@ class Turn:
         try:
             signature = publish_retry(task, request, wait_ms, headers)
         except Exception as trouble:
-            self._fail_to_publish(trouble, error)
+            self._fail_to_publish(trouble, outcome)
+        error = outcome.error if isinstance(outcome, Raised) else None
         retry = Retry(exc=error, when=round(wait, 3), is_eager=False, sig=signature)
         if self._execution is not None:
             self._execution.retry = retry
         return retry
 
-    def _fail_to_publish(self, trouble: Exception, error: BaseException | None) -> NoReturn:
-        """Leave the job in the broker; it fails if that has it no longer, or will never take it."""
-        task = self._task
+    def _fail_to_publish(self, trouble: Exception, outcome: Outcome | None) -> NoReturn:
+        """Leave the job in the broker; give it up if that has it no longer, or never takes it."""
+        task, now = self._task, time()
         if task.acks_late and not is_hopeless(trouble):
             give_back(task, "retry", trouble)
         logger.error("%s: the retry could not be published: %s", task.name, trouble)
-        if error is None:
-            raise trouble
-        error.add_note("retry_task: the next attempt could not be published, so there is none")
-        raise error from trouble
+        if outcome is not None:
+            raise self._give_up(outcome, Reason.UNPUBLISHED, now) from trouble
+        attempts, reason = self._attempts, Reason.UNPUBLISHED  # this one has not begun
+        self._say_farewell(trouble, attempts.attempt - 1, attempts.elapsed(now), reason)
+        self._tell(GIVEN_UP, None, wait=None, reason=str(reason))
+        raise trouble
 
     # --- what others know -----------------------------------------------------------------
 
@@ -242,6 +267,14 @@ class Turn:
     def _is_limited(self) -> bool:
         """Whether budget and breaker are asked."""
         return not self._request.is_eager and switch.current().waits
+
+    def _shield(self) -> SoftLimitShield:
+        """
+        Return what holds a soft time limit back in the meantime.
+
+        In the middle of publishing, nobody would know whether the next attempt is in the broker.
+        """
+        return SoftLimitShield.of(self._task, self._request)
 
     @property
     def _token(self) -> str:
