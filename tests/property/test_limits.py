@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reliable_tasks.core.limits import (
+    LATE,
     LONGEST_S,
     Breaker,
     BreakerTerms,
@@ -101,12 +102,16 @@ def test_a_budget_forgets_what_is_over(
 def test_a_breaker_lets_no_more_probes_through_than_it_needs(
     limits: BreakerTerms, told: list[tuple[int, str, int, Any]]
 ) -> None:
-    """While it is not closed, the probes that run and those that succeeded are never too many."""
+    """While it is not closed, no more probes than it needs have a place, or are kept for ever."""
     breaker, now_ms = Breaker(), START_MS
     for step_ms, word, number, counted in told:
         now_ms += step_ms
         _tell(breaker, word, named(number), counted, limits, now_ms)
-        assert len(breaker.probes) + breaker.proven <= limits.probes
+        places = [until - now_ms for until in breaker.probes.values()]
+        assert sum(left_ms > 0 for left_ms in places) <= limits.probes
+        assert breaker.proven < limits.probes
+        if word == "admit":
+            assert all(left_ms > -LATE * limits.open_for_ms for left_ms in places)
         assert breaker.open_until_ms <= now_ms + limits.open_for_ms
         assert len(breaker.failures) <= 10
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 __all__ = (
+    "LATE",
     "LONGEST_S",
     "TOKEN_LENGTH",
     "WINDOW_S",
@@ -35,6 +36,7 @@ WINDOW_S = 10  # over which a budget counts calls
 RISE = 1.1  # of the rate, at which the calendar is worth looking through anew
 LONGEST_S = 86_400  # that the calendar of a budget is full: what comes then is not held back
 SLICES = 10  # of a breaker's window
+LATE = 60  # times `open_for` that a probe whose place is free again may still tell how it ended
 
 Counts: TypeAlias = Sequence[tuple[int, int]]
 """What one process counted: (seconds ago, how many), for the last `WINDOW_S` seconds."""
@@ -200,7 +202,7 @@ class Breaker:
     open_until_ms: int = 0  # 0: closed. In the past: half-open
     failures: dict[int, list[str]] = field(default_factory=dict)  # slice: tokens
     successes: dict[int, int] = field(default_factory=dict)  # slice: how many
-    probes: dict[str, int] = field(default_factory=dict)  # token: until when it counts, in ms
+    probes: dict[str, int] = field(default_factory=dict)  # token: has its place until, in ms
     proven: int = 0  # probes that succeeded
 
     def admit(self, token: str, successes: Counts, terms: BreakerTerms, now_ms: int) -> Passage:
@@ -210,9 +212,11 @@ class Breaker:
             return Passage()
         if now_ms < self.open_until_ms:
             return Passage(is_open=True, open_ms=self.open_until_ms - now_ms)
-        self.probes = {each: until for each, until in self.probes.items() if now_ms < until}
-        if token not in self.probes:
-            if len(self.probes) + self.proven >= terms.probes:
+        kept_from = now_ms - LATE * terms.open_for_ms
+        self.probes = {each: until for each, until in self.probes.items() if kept_from < until}
+        if self.probes.get(token, 0) <= now_ms:
+            under_way = sum(now_ms < until for until in self.probes.values())
+            if under_way + self.proven >= terms.probes:
                 return Passage(is_open=True)
             self.probes[token] = now_ms + terms.open_for_ms
         return Passage(is_probe=True)

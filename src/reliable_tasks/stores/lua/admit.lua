@@ -14,18 +14,19 @@ if not till then
 end
 if now_ms < till then return { 2, till - now_ms } end
 
-local probes = 0
+local under_way = 0
 for _, name in ipairs(redis.call("HKEYS", key)) do
   if string.sub(name, 1, 2) == "g:" then
-    if now_ms < tonumber(redis.call("HGET", key, name)) then
+    local place_till = tonumber(redis.call("HGET", key, name))
+    if now_ms < place_till then
       if name == "g:" .. token then return { 1, 0 } end
-      probes = probes + 1
-    else
+      under_way = under_way + 1
+    elseif place_till <= now_ms - LATE * open_for_ms then
       redis.call("HDEL", key, name)
     end
   end
 end
-if probes + tonumber(redis.call("HGET", key, "n") or 0) >= tonumber(ARGV[4]) then return { 2, 0 } end
+if under_way + tonumber(redis.call("HGET", key, "n") or 0) >= tonumber(ARGV[4]) then return { 2, 0 } end
 redis.call("HSET", key, "g:" .. token, whole(now_ms + open_for_ms))
 keep(2 * open_for_ms + SURPLUS_MS)
 return { 1, 0 }

@@ -1,8 +1,8 @@
 -- breaker: what the scripts on one circuit breaker share. Times in ms, by the server's clock.
 -- Fields: u open until; f<slice> tokens of the runs that failed in it, 8 characters each;
--- s<slice> how many succeeded; g:<token> until when a probe counts; n probes that succeeded;
+-- s<slice> how many succeeded; g:<token> until when a probe has its place; n probes that succeeded;
 -- w the slice in which old ones were last looked for.
-local TOKEN, SLICES, SURPLUS_MS = 8, 10, 60000
+local TOKEN, SLICES, LATE, SURPLUS_MS = 8, 10, 60, 60000
 local key = KEYS[1]
 local t = redis.call("TIME")
 local now_ms = t[1] * 1000 + math.floor(t[2] / 1000)

@@ -248,7 +248,33 @@ class LimiterContract(Fixtures):
         breaker.elapse(ms=2 * SOON_MS)
 
         assert breaker.admit("probe--3") == Passage(is_probe=True)
-        assert breaker.report("probe--1") == 0
+        assert breaker.admit("probe--4") == Passage(is_probe=True)
+        assert breaker.admit("probe--1") == Passage(is_open=True)
+
+    def test_slow_probes_close_it_too(self, breaker: OneBreaker) -> None:
+        """Whoever succeeds after its place was given away has proven as much, once."""
+        breaker.half_open()
+        for probe in ("probe--1", "probe--2"):
+            breaker.admit(probe, terms=SOON_OVER)
+        breaker.elapse(ms=2 * SOON_MS)
+        for probe in ("probe--3", "probe--4"):
+            breaker.admit(probe)
+
+        for _ in range(2):
+            assert breaker.report("probe--1", failed=False) == 0
+            assert breaker.admit() == Passage(is_open=True)
+        assert breaker.report("probe--2", failed=False) == 0
+        assert breaker.admit() == Passage()
+
+    def test_a_slow_probe_that_fails_opens_it_again(self, breaker: OneBreaker) -> None:
+        """A failure counts as late as a success."""
+        breaker.half_open()
+        for probe in ("probe--1", "probe--2"):
+            breaker.admit(probe, terms=SOON_OVER)
+        breaker.elapse(ms=2 * SOON_MS)
+        breaker.admit("probe--3")
+
+        assert breaker.report("probe--1") == BREAKER.open_for_ms
 
     def test_breakers_are_apart(self, breaker: OneBreaker, store: Limiter, elapse: Elapse) -> None:
         """One that is open is nothing to another."""
