@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from reliable_tasks import signals
 from reliable_tasks.message import Event
 
-__all__ = ("DEAD_LETTERED", "GIVEN_UP", "RETRYING", "WAITING", "Kind", "report", "tell")
+__all__ = ("DEAD_LETTERED", "GIVEN_UP", "PUT_OFF", "RETRYING", "WAITING", "Kind", "report", "tell")
 
 logger = logging.getLogger("reliable_tasks")
 
@@ -32,6 +32,7 @@ _EVENTS = {
 }
 
 RETRYING = Kind(logging.INFO, "is tried again", signals.task_retrying)
+PUT_OFF = Kind(logging.INFO, "is put off", signals.task_retrying)
 GIVEN_UP = Kind(logging.WARNING, "is not tried again", signals.task_retrying)
 WAITING = Kind(logging.INFO, "is not due yet", None)
 DEAD_LETTERED = Kind(logging.WARNING, "is among the dead letters", signals.task_dead_lettered)

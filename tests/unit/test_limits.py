@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -277,6 +278,29 @@ class TestBreaker:
         for token in ("0", "1"):
             assert breaker.ended(store, "p", token=token, failed=False) == 0
         assert [breaker.wait_ms(store, "p", token=f"{n}") for n in range(4)] == [0] * 4
+
+    def test_who_opens_it_says_so(
+        self, clock: Clock, store: Asked, warnings: Callable[[], list[str]]
+    ) -> None:
+        """One line for each opening, by one process, with what an operator looks for."""
+        one, other = CircuitBreaker("a", probes=1), CircuitBreaker("a", probes=1)
+        other.wait_ms(store, "p", token="running")
+        fail(one, store)
+        clock.advance(0.5)
+        other.ended(store, "p", token="running", failed=True)
+        fail(other, store)
+        [opened] = warnings()
+        clock.advance(30)
+        one.wait_ms(store, "p", token="probe")
+        one.ended(store, "p", token="probe", failed=True)
+
+        assert re.fullmatch(
+            r"circuit breaker 'a' is open until 20\d\d-.*T.*\+00:00: at least 5 runs failed within "
+            "10 s, and no more succeeded",
+            opened,
+        )
+        assert warnings()[1].endswith(": a probe failed")
+        assert len(warnings()) == 2
 
     def test_a_probe_that_fails_opens_it(self, clock: Clock, store: Asked) -> None:
         """And says for how long."""

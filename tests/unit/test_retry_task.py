@@ -835,8 +835,11 @@ class TestLimits:
         assert waits[0] >= 2
         assert waits[-1] >= 15
 
-    def test_breaker(self, app: Celery, broker: Broker, told: list[Any]) -> None:
+    def test_breaker(
+        self, app: Celery, broker: Broker, told: list[Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
         """With an open breaker a job is put off before it begins, and has all its attempts left."""
+        caplog.set_level(logging.INFO, logger="reliable_tasks")
         breaker = CircuitBreaker("c", failures=1, open_for=30)
         task = declare(app, [Down(), "done"], attempts=1, breaker=breaker)
         broker.run(task)  # opens it
@@ -845,7 +848,8 @@ class TestLimits:
         info = broker.deliver(broker.messages.pop())
 
         assert (info.state, len(task.runs)) == ("RETRY", 1)
-        assert told[-1]["reason"] == "breaker"
+        assert (told[-1]["reason"], told[-1]["breaker"]) == ("breaker", "c")
+        assert "is put off: attempt=1 wait=" in caplog.records[-1].getMessage()
         assert told[-1]["wait"] > 1
         assert Attempts.parse(
             broker.messages[0]["headers"][NAME], broker.messages[0]["task_id"]

@@ -15,6 +15,7 @@ import random
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from threading import Lock
 from time import monotonic
@@ -215,7 +216,7 @@ class CircuitBreaker:
         failures: How many within the window open it, at least 1.
         window: Seconds over which runs are counted, at least 1.
         open_for: Seconds for which it stays open, at least 0.1; also how long a probe may run
-            before another takes its place.
+            before another takes its place, though it still counts when it ends.
         probes: How many runs must succeed before it closes, at least 1.
 
     Raises:
@@ -306,11 +307,27 @@ class CircuitBreaker:
                 terms=self._terms,
             )
 
+        was_open = bool(sight.open_ms())
         open_ms = self._line.ask(store, word)
         if not open_ms:
             return 0
+        if open_ms == self._terms.open_for_ms and not was_open:
+            self._say_opened(is_probe=is_probe)
         sight.note(Passage(is_open=True, open_ms=open_ms), token)
         return self._spread(open_ms)
+
+    def _say_opened(self, *, is_probe: bool) -> None:
+        terms = self._terms
+        opened = datetime.now(UTC)
+        logger.warning(
+            "circuit breaker %r is open until %s: %s",
+            self.name,
+            (opened + timedelta(milliseconds=terms.open_for_ms)).isoformat(timespec="seconds"),
+            "a probe failed"
+            if is_probe
+            else f"at least {terms.failures} runs failed within {terms.window_ms / 1_000:g} s, "
+            "and no more succeeded",
+        )
 
     def _sight(self, store: Any, prefix: str) -> _Sight:
         place = store, prefix

@@ -15,7 +15,7 @@ from celery.exceptions import Retry
 from reliable_tasks.core.store import Store
 from reliable_tasks.delivery import SLOT, Execution
 from reliable_tasks.errors import RetriesExhausted
-from reliable_tasks.events import GIVEN_UP, RETRYING, WAITING, Kind, report
+from reliable_tasks.events import GIVEN_UP, PUT_OFF, RETRYING, WAITING, Kind, report
 from reliable_tasks.publish import give_back, is_hopeless, longest_wait_ms, publish_retry
 from reliable_tasks.retry import switch
 from reliable_tasks.retry.attempts import NAME, Attempts, Outcome, Raised, Reason, Stop
@@ -105,7 +105,7 @@ class Turn:
         if wait_ms:
             wait = wait_ms / 1_000
             retry = self._publish(replace(self._attempts, due_at=time() + wait), wait, None)
-            self._tell(RETRYING, None, wait=wait, reason="breaker")
+            self._tell(PUT_OFF, None, wait=wait, reason="breaker", breaker=breaker.name)
             raise retry
 
     # --- after the attempt ----------------------------------------------------------------
@@ -304,12 +304,19 @@ class Turn:
         return breaker.ended(*self._records, token=self._token, failed=failed)
 
     def _tell(
-        self, kind: Kind, outcome: Outcome | None, *, wait: float | None, reason: str | None
+        self,
+        kind: Kind,
+        outcome: Outcome | None,
+        *,
+        wait: float | None,
+        reason: str | None,
+        **more: str,
     ) -> None:
         details = {
             "attempt": self._attempts.attempt,
             "wait": wait if wait is None else round(wait, 3),
             "error": outcome.kind if outcome is not None else None,
             "reason": reason,
+            **more,
         }
         report(kind, self._task, self._request.id, details)
