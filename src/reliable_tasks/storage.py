@@ -88,8 +88,8 @@ def place_of(conf: Mapping[str, Any], *, url: str | None = None, store: Any = No
         if place is not None:
             return Place(place[0], timeout, tuple(sorted(place[1].items())))
     raise ConfigurationError(
-        "store_url: expected a Redis for the records of IdempotentTask, but neither the broker nor "
-        "the result backend is one. Set reliable_tasks_store_url to redis://host:port/db."
+        "store_url: expected a Redis for the records, but neither the broker nor the result "
+        "backend is one. Set reliable_tasks_store_url to redis://host:port/db."
     )
 
 

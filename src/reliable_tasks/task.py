@@ -27,7 +27,7 @@ from reliable_tasks.core.keys import (
     shelf_name,
 )
 from reliable_tasks.core.records import HOPS_PER_RETRY, line_of
-from reliable_tasks.core.settings import DEFAULTS, Options, check_spelling, read
+from reliable_tasks.core.settings import DEFAULTS, Options, check_spelling, named, read
 from reliable_tasks.core.store import Store
 from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result
 from reliable_tasks.errors import ConfigurationError, LeaseLost, StoreUnavailable
@@ -118,20 +118,22 @@ class IdempotentTask(Task):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        options = cls.read_options(_declared(cls))
-        run = inspect.getattr_static(cls, "run")
-        if run is not inspect.getattr_static(Task, "run"):
-            _check_names(options, _signature_of(run))
-        _check_spelling(cls)
-        _check_acknowledgement(cls)
+        with named(cls):
+            options = cls.read_options(_declared(cls))
+            run = inspect.getattr_static(cls, "run")
+            if run is not inspect.getattr_static(Task, "run"):
+                _check_names(options, _signature_of(run))
+            _check_spelling(cls)
+            _check_acknowledgement(cls)
         check_declaration(cls)
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
         """Check what the app's settings and annotations have added."""
         super().on_bound(app)
-        _check_spelling(cls)
-        _check_acknowledgement(cls)
+        with named(cls):
+            _check_spelling(cls)
+            _check_acknowledgement(cls)
         check_declaration(cls)
         if cls.track_started:  # the guard says it: a copy that does not run has not started
             cls.tells_started, cls.track_started = True, False

@@ -10,6 +10,7 @@ from celery import bootsteps, signals
 from celery.utils.text import match_case
 
 from reliable_tasks.core import uniqueness
+from reliable_tasks.core.settings import named
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.request import drain_active
 from reliable_tasks.retry.declared import check_declaration, plans_of
@@ -54,7 +55,8 @@ def check(app: Any) -> None:
         if not isinstance(task, IdempotentTask) and any(
             plan.needs_store for plan in plans_of(type(task))
         ):
-            place_of(app.conf)
+            with named(type(task), "the budget, breaker or dead letters"):
+                place_of(app.conf)
     guarded = [task for task in app.tasks.values() if isinstance(task, IdempotentTask)]
     if not guarded:
         return

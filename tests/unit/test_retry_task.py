@@ -144,6 +144,10 @@ def declare(
     return work
 
 
+async def never_awaited(_: GaveUp) -> None:
+    """What a hook that must be awaited would do."""
+
+
 def notes_of(error: Any) -> list[str]:
     return [note.removeprefix("retry_task: ") for note in getattr(error, "__notes__", [])]
 
@@ -909,7 +913,7 @@ class TestRefused:
         self, app: Celery, base: type, option: str, value: Any, instead: str
     ) -> None:
         """Two counts of the same attempts contradict each other."""
-        with pytest.raises(ConfigurationError, match=f"{option}: .*{instead}"):
+        with pytest.raises(ConfigurationError, match=rf"{option}: .* on unit\.work, .*{instead}"):
             declare(app, [], base=base, options={option: value, "lazy": False})
 
     @BASES
@@ -960,8 +964,14 @@ class TestRefused:
         app = Celery("unit", broker="memory://", set_as_current=False)
         declare(app, [], **given)
 
-        with nullcontext() if is_enough else pytest.raises(ConfigurationError, match="store_url"):
+        refused = pytest.raises(ConfigurationError, match="store_url")
+        with nullcontext() if is_enough else refused as error:
             check(app)
+
+        if error is not None:
+            assert notes_of(error.value) == [
+                "This is about the budget, breaker or dead letters of the task unit.work."
+            ]
 
     @pytest.mark.parametrize(
         ("given", "words"),
@@ -970,7 +980,9 @@ class TestRefused:
             ({"attempts": 0}, "attempts: expected"),
             ({"budget": "b"}, "budget: expected a RetryBudget"),
             ({"breaker": "b"}, "breaker: expected a CircuitBreaker"),
-            ({"give_up": "log"}, "give_up: expected a function"),
+            ({"give_up": "log"}, "give_up: expected a plain function"),
+            ({"give_up": never_awaited}, "give_up: expected a plain function"),
+            ({"on": SoftTimeLimitExceeded}, "on: .* SoftTimeLimitExceeded, which is never tried"),
             ({"dead_letter": "yes"}, "dead_letter: expected True or False"),
         ],
     )

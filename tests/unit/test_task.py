@@ -291,6 +291,16 @@ class TestOptions:
         with pytest.raises(ConfigurationError, match=words):
             make(app, **options).name  # noqa: B018 - Celery declares at the first use
 
+    def test_an_error_names_its_task(self, app: Celery) -> None:
+        """Celery declares tasks late: the traceback may hold no line of the user's."""
+        with pytest.raises(ConfigurationError) as caught:
+
+            @app.task(base=IdempotentTask, shared=False, lazy=False, name="pay", lease_seconds=0)
+            def pay() -> None:
+                """Never declared."""
+
+        assert caught.value.__notes__ == ["This is about the declaration of the task pay."]
+
     def test_a_slip_is_refused_wherever_it_comes_from(self, app: Celery) -> None:
         """A class, a mixin and an annotation are read for misspelt options like the decorator."""
         with pytest.raises(ConfigurationError, match="lease_second: expected lease_seconds"):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from reliable_tasks.core.durations import to_ms
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("DEFAULTS", "Options", "check_spelling", "read", "with_defaults")
+__all__ = ("DEFAULTS", "Options", "check_spelling", "name_of", "named", "read", "with_defaults")
 
 DAY = 86_400.0
 DEFAULT_MAX_RUN = DAY
@@ -75,6 +76,25 @@ class Options:
         if hard_limit:
             return round((hard_limit + HARD_LIMIT_MARGIN) * 1_000)
         return round(DEFAULT_MAX_RUN * 1_000)
+
+
+def name_of(cls: type) -> str:
+    """Return the name of a task's class, as its messages have it, or where the class stands."""
+    return str(getattr(cls, "name", None) or f"{cls.__module__}.{cls.__qualname__}")
+
+
+@contextmanager
+def named(cls: type, what: str = "the declaration") -> Iterator[None]:
+    """
+    Note on a `ConfigurationError` of the block which task it is about.
+
+    Celery declares tasks late, where no line of the user's is in the traceback.
+    """
+    try:
+        yield
+    except ConfigurationError as error:
+        error.add_note(f"This is about {what} of the task {name_of(cls)}.")
+        raise
 
 
 def read(given: Mapping[str, Any]) -> Options:

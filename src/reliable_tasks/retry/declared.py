@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Task
 
+from reliable_tasks.core.settings import name_of
 from reliable_tasks.errors import ConfigurationError
 
 __all__ = ("MARK", "check_declaration", "mark", "plans_of")
@@ -72,8 +73,8 @@ def check_declaration(cls: type) -> None:
         value = _set_value(cls, option)
         if value not in (None, (), []):
             raise ConfigurationError(
-                f"{option}: expected none beside @retry_task, got {value!r}. Two counts of the "
-                f"same attempts would contradict each other. Use {instead}."
+                f"{option}: expected none beside @retry_task on {name_of(cls)}, got {value!r}. "
+                f"Two counts of the same attempts would contradict each other. Use {instead}."
             )
 
 

@@ -33,7 +33,7 @@ from reliable_tasks.retry.attempts import (
     Stop,
 )
 
-__all__ = ("On", "RetryPolicy", "check_function", "read_policy")
+__all__ = ("On", "RetryPolicy", "check_function", "is_asynchronous", "read_policy")
 
 On = (
     type[Exception]
@@ -171,7 +171,7 @@ def read_policy(
     full_jitter = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
     return RetryPolicy(
         attempts=attempts,
-        on=None if on is None else _reader(on),
+        on=None if on is None else _reader(on, never),
         retry=retry,
         wait=full_jitter if wait is None else wait,
         stop=stop_before_delay(LONGEST_TOTAL) if stop is None else stop,
@@ -204,7 +204,7 @@ def check_function(decorator: str, function: Any) -> None:
         )
     if not callable(function) or isinstance(function, type):
         raise ConfigurationError(f"{decorator}: expected a function, got {function!r}")
-    if _is_asynchronous(function):
+    if is_asynchronous(function):
         raise ConfigurationError(
             f"{decorator}: expected a plain function, got the asynchronous {_name(function)}. "
             "Run it with asyncio.run(...) inside a plain function, and put the decorator on that."
@@ -220,26 +220,47 @@ def check_function(decorator: str, function: Any) -> None:
 # --- what `on` may be ---------------------------------------------------------------------
 
 
-def _reader(on: Any) -> Callable[[RetryCallState, Outcome], bool | float]:
+def _reader(
+    on: Any, never: tuple[type[BaseException], ...]
+) -> Callable[[RetryCallState, Outcome], bool | float]:
     """Return how to ask *on* about a call."""
     if isinstance(on, type | tuple):
-        return _by_class(on if isinstance(on, tuple) else (on,))
-    if not callable(on) or isinstance(on, wait_base | stop_base) or _is_asynchronous(on):
+        return _by_class(on if isinstance(on, tuple) else (on,), never)
+    is_other = isinstance(on, wait_base | stop_base) or not callable(on)
+    if is_other or is_asynchronous(on) or not _takes_error(on):
         raise ConfigurationError(
-            "on: expected classes of errors, a retry_* object of tenacity, or a plain function "
-            f"that takes the error, got {on!r}"
+            "on: expected a class of errors or a tuple of them, a retry_* object of tenacity, or a "
+            f"plain function that takes the error, got {on!r}"
         )
     if isinstance(on, retry_base):
         return lambda call, _: bool(on(call))
     return _by_answer(on)
 
 
-def _by_class(classes: tuple[Any, ...]) -> Callable[[RetryCallState, Outcome], bool]:
+def _takes_error(on: Any) -> bool:
+    """Whether a function can be called with an error alone, as far as it lets that be known."""
+    try:
+        inspect.signature(on).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that has no signature
+        return True
+    return True
+
+
+def _by_class(
+    classes: tuple[Any, ...], never: tuple[type[BaseException], ...]
+) -> Callable[[RetryCallState, Outcome], bool]:
     are_errors = [isinstance(cls, type) and issubclass(cls, Exception) for cls in classes]
     if not classes or not all(are_errors):
         raise ConfigurationError(
             "on: expected classes of errors below Exception, such as "
             f"(ConnectionError, TimeoutError), got {classes!r}"
+        )
+    if idle := [cls.__qualname__ for cls in classes if issubclass(cls, never)]:
+        raise ConfigurationError(
+            f"on: expected errors of what is called, got {idle[0]}, which is never tried again: it "
+            "ends the execution itself. Catch it in the body, and raise an error of your own."
         )
 
     def is_one(_: RetryCallState, outcome: Outcome) -> bool:
@@ -285,14 +306,15 @@ def _check_count(attempts: Any) -> None:
 def _check_object(option: str, value: Any, kind: type, example: str) -> None:
     """Refuse what is neither an object of tenacity's *kind* nor a function in its place."""
     others = {wait_base, stop_base, retry_base} - {kind}
-    is_other = isinstance(value, (type, *others)) or _is_asynchronous(value)
+    is_other = isinstance(value, (type, *others)) or is_asynchronous(value)
     if value is not None and (is_other or not callable(value)):
         raise ConfigurationError(
             f"{option}: expected an object of tenacity such as {example}, got {value!r}"
         )
 
 
-def _is_asynchronous(function: Any) -> bool:
+def is_asynchronous(function: Any) -> bool:
+    """Whether a call of *function*, or of what a partial of it calls, is to be awaited."""
     called = getattr(function, "func", function)  # of a functools.partial
     candidates = (called, getattr(type(called), "__call__", None))  # noqa: B004 - it is inspected
     return any(

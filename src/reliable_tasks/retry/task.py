@@ -73,7 +73,7 @@ def retry_task(
     """
     # Here, for tenacity costs 6 ms, and most programs that import the package retry nothing.
     from reliable_tasks.retry.never import NEVER  # noqa: PLC0415
-    from reliable_tasks.retry.policy import read_policy  # noqa: PLC0415
+    from reliable_tasks.retry.policy import is_asynchronous, read_policy  # noqa: PLC0415
     from reliable_tasks.retry.wrapper import Plan, decorated  # noqa: PLC0415
 
     policy = read_policy(
@@ -87,8 +87,9 @@ def retry_task(
     )
     _check_kind("budget", budget, RetryBudget)
     _check_kind("breaker", breaker, CircuitBreaker)
-    if give_up is not None and not callable(give_up):
-        raise ConfigurationError(f"give_up: expected a function, got {give_up!r}")
+    hook: Any = give_up
+    if hook is not None and (not callable(hook) or is_asynchronous(hook)):
+        raise ConfigurationError(f"give_up: expected a plain function, got {hook!r}")
     if not isinstance(dead_letter, bool):
         raise ConfigurationError(f"dead_letter: expected True or False, got {dead_letter!r}")
 
