@@ -186,11 +186,21 @@ def longest_wait_ms(app: Any) -> int:
 
     The visibility timeout does not count where workers say that they hold it.
     """
+    longest = _consumer_timeout(app)
     if HEARTBEAT_STEP in app.steps["consumer"]:
-        return round(DEFAULT_CONSUMER_TIMEOUT * 500)
+        return round(longest * 500)
     options = app.conf.broker_transport_options or {}
     timeout = options.get("visibility_timeout") or DEFAULT_VISIBILITY_TIMEOUT
-    return round(min(timeout, DEFAULT_CONSUMER_TIMEOUT) * 500)
+    return round(min(timeout, longest) * 500)
+
+
+def _consumer_timeout(app: Any) -> float:
+    """Return the seconds for which RabbitMQ lets a worker hold a message of any queue."""
+    arguments = [queue.queue_arguments or {} for queue in app.amqp.queues.values()]
+    named = [
+        each["x-consumer-timeout"] / 1_000 for each in arguments if "x-consumer-timeout" in each
+    ]
+    return min([DEFAULT_CONSUMER_TIMEOUT, *named])
 
 
 def send_attached(task: Any, request: Any, value: Any, *, store_result: bool) -> None:

@@ -13,7 +13,13 @@ from kombu import Exchange, Queue
 from reliable_tasks import IdempotentTask
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.delivery import Delivery
-from reliable_tasks.publish import freeze, members, publish_successor, queue_of
+from reliable_tasks.publish import (
+    freeze,
+    longest_wait_ms,
+    members,
+    publish_successor,
+    queue_of,
+)
 from reliable_tasks.shield import SoftLimitShield
 
 
@@ -296,3 +302,15 @@ class TestQueueOf:
     def test_is_unknown_without_a_delivery(self, topics: Celery) -> None:
         """A call that no message brought came from no queue."""
         assert queue_of(topics, Context()) is None
+
+
+@pytest.mark.parametrize(("named_ms", "longest_ms"), [(300_000, 150_000), (7_200_000, 900_000)])
+def test_hops_are_shorter_than_the_consumer_timeout(
+    app: Celery, named_ms: int, longest_ms: int
+) -> None:
+    """RabbitMQ closes the channel of a worker that holds a message for longer than it allows."""
+    app.conf.broker_transport_options = {"visibility_timeout": 86_400}
+    arguments = {"x-consumer-timeout": named_ms}
+    app.conf.task_queues = [Queue("celery"), Queue("jobs", queue_arguments=arguments)]
+
+    assert longest_wait_ms(app) == longest_ms
