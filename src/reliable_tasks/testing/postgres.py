@@ -39,7 +39,6 @@ listen_addresses = '{host}'
 port = {port}
 unix_socket_directories = ''
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 shared_buffers = 16MB
 autovacuum = off

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from celery import Celery, shared_task
+from celery import Celery
 from celery.worker.control import control_command
 
 from reliable_tasks import IdempotentTask, setup
@@ -53,19 +53,19 @@ def wedge(state: Any, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@shared_task(ignore_result=True)
+@app.task(shared=False, ignore_result=True)
 def work(job: str, seconds: float) -> None:
     """Take effect after a while, as a task that nothing guards."""
     _work(job, seconds)
 
 
-@shared_task(base=IdempotentTask)
+@app.task(shared=False, base=IdempotentTask)
 def guarded_work(job: str, seconds: float) -> None:
     """Take effect after a while, once."""
     _work(job, seconds)
 
 
-@shared_task(base=IdempotentTask, lease_seconds=2, max_run=3)
+@app.task(shared=False, base=IdempotentTask, lease_seconds=2, max_run=3)
 def hung_work(job: str, seconds: float) -> None:
     """Take longer than it may, unless it is the second execution."""
     ledger = Ledger.from_environment()
