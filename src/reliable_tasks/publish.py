@@ -197,10 +197,8 @@ def longest_wait_ms(app: Any) -> int:
 def _consumer_timeout(app: Any) -> float:
     """Return the seconds for which RabbitMQ lets a worker hold a message of any queue."""
     arguments = [queue.queue_arguments or {} for queue in app.amqp.queues.values()]
-    named = [
-        each["x-consumer-timeout"] / 1_000 for each in arguments if "x-consumer-timeout" in each
-    ]
-    return min([DEFAULT_CONSUMER_TIMEOUT, *named])
+    named_ms = [float(each.get("x-consumer-timeout", math.inf)) for each in arguments]
+    return min([DEFAULT_CONSUMER_TIMEOUT, *(each / 1_000 for each in named_ms)])
 
 
 def send_attached(task: Any, request: Any, value: Any, *, store_result: bool) -> None:
