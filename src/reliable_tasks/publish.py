@@ -92,6 +92,7 @@ def _publish_again(
         retries=retries,
         headers=headers,
         add_to_parent=False,
+        **_own_result(request),
         **shown_arguments(request),
     )
     try:
@@ -101,6 +102,12 @@ def _publish_again(
             raise
         copy.apply_async(serializer="pickle")
     return copy
+
+
+def _own_result(request: Any) -> dict[str, bool]:
+    """Return whether the result is kept, where the call said so: Celery 5.5 forgets it."""
+    own = request.__dict__.get("ignore_result")
+    return {} if own is None else {"ignore_result": own}
 
 
 def give_back(task: Any, what: str, error: Exception) -> NoReturn:

@@ -75,6 +75,7 @@ class Broker:
             "callbacks": message.get("link"),
             "expires": message.get("expires"),
             "shadow": message.get("shadow"),
+            "ignore_result": message.get("ignore_result"),
             "timelimit": [message.get("time_limit"), message.get("soft_time_limit")],
             "delivery_info": {"exchange": "", "routing_key": "slow", "priority": 7},
         }
@@ -173,6 +174,7 @@ class TestThroughTheQueue:
         options = {
             "task_id": "job", "time_limit": 20, "soft_time_limit": 10, "chain": [task.si(9)],
             "group_id": "group", "shadow": "shade", "expires": "2999-01-01T00:00:00+00:00",
+            "ignore_result": True,
         }  # fmt: skip
         task.apply_async((1, 2), link=[task.si(3)], headers={"tenant": "a"}, **options)
 
