@@ -36,7 +36,7 @@ def call(label: str) -> str:
     return label
 
 
-@app.task
+@app.task(shared=False)
 @retry_task(
     on=Down,
     wait=wait_fixed(0.05),
@@ -50,7 +50,7 @@ def broken(**options: Any) -> Any:
     """Declare a task behind the breaker."""
     breaker = CircuitBreaker("service", failures=2, window=60, open_for=1, probes=1)
     policy = retry_task(on=Down, attempts=ATTEMPTS, wait=wait_fixed(0.05), breaker=breaker)
-    return lambda function: app.task(**options)(policy(function))
+    return lambda function: app.task(shared=False, **options)(policy(function))
 
 
 @broken()
