@@ -76,6 +76,7 @@ class Broker:
             "expires": message.get("expires"),
             "shadow": message.get("shadow"),
             "ignore_result": message.get("ignore_result"),
+            "argsrepr": message.get("argsrepr"),
             "timelimit": [message.get("time_limit"), message.get("soft_time_limit")],
             "delivery_info": {"exchange": "", "routing_key": "slow", "priority": 7},
         }
@@ -174,7 +175,7 @@ class TestThroughTheQueue:
         options = {
             "task_id": "job", "time_limit": 20, "soft_time_limit": 10, "chain": [task.si(9)],
             "group_id": "group", "shadow": "shade", "expires": "2999-01-01T00:00:00+00:00",
-            "ignore_result": True,
+            "ignore_result": True, "argsrepr": "(a secret)",
         }  # fmt: skip
         task.apply_async((1, 2), link=[task.si(3)], headers={"tenant": "a"}, **options)
 
@@ -860,6 +861,35 @@ class TestLimits:
         assert Attempts.parse(
             broker.messages[0]["headers"][NAME], broker.messages[0]["task_id"]
         ).attempt == 1  # type: ignore[union-attr]  # fmt: skip
+
+    def test_what_the_store_is_told(
+        self, app: Celery, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A first attempt is a call, each retry takes a place of its own, each failure counts."""
+        store, told = app.conf.reliable_tasks_store, list[tuple[str, str, Any]]()
+        withdraw, say = store.withdraw, store.report
+
+        def take_place(key: str, *, token: str, calls: Any, **terms: Any) -> int:
+            told.append(("place", token, sum(count for _, count in calls)))
+            return withdraw(key, token=token, calls=calls, **terms)
+
+        def hear(key: str, *, token: str, failed: bool, **terms: Any) -> int:
+            told.append(("ended", token, failed))
+            return say(key, token=token, failed=failed, **terms)
+
+        monkeypatch.setattr(store, "withdraw", take_place)
+        monkeypatch.setattr(store, "report", hear)
+        limits = {"budget": RetryBudget("b"), "breaker": CircuitBreaker("c")}
+        task = declare(app, [Down(), Down(), "done"], **limits)
+
+        broker.run(task)
+
+        first, second = told[0][1], told[2][1]
+        assert first != second
+        assert told == [
+            ("ended", first, True), ("place", first, 1),
+            ("ended", second, True), ("place", second, 0),
+        ]  # fmt: skip
 
     def test_time_before_the_first_attempt(self, app: Celery, broker: Broker) -> None:
         """The total time begins with the first attempt, however long the breaker put it off."""
