@@ -173,6 +173,15 @@ def test_a_coroutine_cannot_close() -> None:
         close_on_shutdown(Asynchronous())
 
 
+def test_two_functions_stand_for_an_unbound_session() -> None:
+    """Whoever says how to reset and how to close it need not name its engine."""
+    scoped = scoped_session(sessionmaker())
+
+    close_on_shutdown(scoped, reset=lambda: None, close=lambda: None)
+
+    assert [entry.name for entry in registry.entries()] == ["SQLAlchemy scoped_session"]
+
+
 def test_two_functions_say_it_all() -> None:
     """With reset= and close= even what is refused otherwise can be registered."""
     told: list[str] = []

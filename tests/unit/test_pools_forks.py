@@ -207,6 +207,22 @@ def test_a_scoped_session_is_closed_with_its_connection(watched: Watched) -> Non
     assert watched.said == ["reset", "close"]
 
 
+def test_a_session_and_its_engine_can_both_be_registered(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whichever is closed first, no alarm is raised over what is closed already."""
+    scoped = scoped_session(sessionmaker(watched.engine))
+    close_on_shutdown(watched.engine)
+    close_on_shutdown(scoped)
+    scoped.scalar(text("SELECT 1"))
+    lost = scoped.connection().connection.dbapi_connection
+    event.listen(watched.engine, "rollback", lambda _: lost.close())  # in the middle of it
+
+    registry.close_all()
+
+    assert "was not closed" not in caplog.text
+
+
 def test_a_scoped_session_can_be_closed_by_a_method_of_its_own(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -58,8 +58,8 @@ def recognise(
         kind = _by_its_methods(resource)
     if kind is None:
         kind = Kind(title=type(resource).__name__, close=_nothing, is_known=False)
-    if kind.refuse is not None and (reason := kind.refuse(resource)) is not None:
-        raise ConfigurationError(f"close_on_shutdown: {reason}")
+    if reset is None or close is None:
+        _check_this_one(kind, resource)
     if close is not None:
         kind = replace(kind, collect=None, close=_bound(close, resource))
     if reset is not None:
@@ -86,6 +86,12 @@ def _check_possible(resource: Any) -> None:
     for name in names:
         if name in REFUSED:
             raise ConfigurationError(f"close_on_shutdown: got a {names[0]}. {REFUSED[name]}")
+
+
+def _check_this_one(kind: Kind, resource: Any) -> None:
+    reason = kind.refuse and kind.refuse(resource)
+    if reason:
+        raise ConfigurationError(f"close_on_shutdown: {reason}")
 
 
 def _by_its_methods(resource: Any) -> Kind:

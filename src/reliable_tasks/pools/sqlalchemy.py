@@ -101,6 +101,12 @@ def _reset_scoped(scoped: Any) -> None:
     _reset(_engine_of(scoped))
 
 
+def _watch_scoped(scoped: Any) -> None:
+    engine = _engine_of(scoped)
+    if engine is not None:  # else the user has said how to reset and close it
+        _watch(engine)
+
+
 def _collect_scoped(scoped: Any) -> tuple[Any, Any]:
     return _engine_of(scoped), scoped.registry() if scoped.registry.has() else None
 
@@ -108,7 +114,10 @@ def _collect_scoped(scoped: Any) -> tuple[Any, Any]:
 def _close_scoped(collected: tuple[Any, Any]) -> None:
     engine, session = collected
     if session is not None:
-        session.close()
+        try:
+            session.close()
+        except Exception:  # its engine, registered as well, may have closed its connection
+            session.invalidate()
     _close(engine)
 
 
@@ -139,7 +148,7 @@ SCOPED_SESSION = Kind(
     rank=FAST,
     capacity=lambda scoped: _capacity(_engine_of(scoped)),
     guard=lambda scoped: _guard(_engine_of(scoped)),
-    register=lambda scoped: _watch(_engine_of(scoped)),
+    register=_watch_scoped,
     refuse=_unbound,
 )
 
