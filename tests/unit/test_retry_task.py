@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from celery import Celery, Task, shared_task
+from celery import Celery, Task, _state, shared_task
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils import uuid
@@ -991,8 +991,11 @@ class TestRefused:
             ({}, True),
         ],
     )
-    def test_no_store(self, given: dict[str, Any], is_enough: bool) -> None:
+    def test_no_store(
+        self, given: dict[str, Any], is_enough: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A worker whose tasks need a store, and which has none, does not start."""
+        monkeypatch.setattr(_state, "_on_app_finalizers", set())  # tasks that others share
         app = Celery("unit", broker="memory://", set_as_current=False)
         declare(app, [], **given)
 
