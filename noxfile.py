@@ -125,7 +125,7 @@ def celery(session: nox.Session, celery: str) -> None:
 def chaos(session: nox.Session) -> None:
     """Long runs with faults: kills, pauses, fail-overs, clusters."""
     install(session, "tests")
-    pytest(session, "tests/chaos")
+    pytest(session, "tests/chaos", "tests/integration", "-m", "chaos")
 
 
 @nox.session(name="property")

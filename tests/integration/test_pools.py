@@ -22,10 +22,7 @@ CHILDREN = 4
 # The other ways to end are in tests/chaos.
 WITH = (
     "children",
-    "prefork, limited",
     "prefork, warm",
-    "prefork, cold",
-    "threads, warm",
     "gevent, cold",
 )
 
@@ -99,6 +96,7 @@ class TestEnd:
 
         assert seen == {row: {kind: table()[row][kind] for kind in KINDS} for row in seen}
 
+    @pytest.mark.chaos
     def test_without(self, begin: Begin) -> None:
         """Without the handlers the server sees prefork children break off, however they end."""
         seen = observe(begin, "children", closes=False)

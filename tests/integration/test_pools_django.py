@@ -115,6 +115,7 @@ class TestKept:
             eventually(lambda: not site.postgres.backends())
             assert site.postgres.unclean_ends() == 0
 
+    @pytest.mark.chaos
     def test_failed_task(self, project: StartProject) -> None:
         """A task that the database refuses leaves a connection that the next one can use."""
         with project(POOLED, concurrency=1) as site:
@@ -146,6 +147,7 @@ class TestProcesses:
             site.worker.terminate()
             assert site.postgres.unclean_ends() == 0
 
+    @pytest.mark.chaos
     def test_threads(self, project: StartProject) -> None:
         """Each thread keeps its session, and all are closed."""
         with project(PERSISTENT, pool="threads") as site:
@@ -154,6 +156,7 @@ class TestProcesses:
 
             assert site.postgres.unclean_ends() == 0
 
+    @pytest.mark.chaos
     def test_greenlets(self, project: StartProject) -> None:
         """A greenlet ends with its task, and so does its session, whatever the settings say."""
         with project(PERSISTENT, pool="gevent") as site:
@@ -163,6 +166,7 @@ class TestProcesses:
             eventually(lambda: not site.postgres.backends())
 
 
+@pytest.mark.chaos
 class TestFixupAlone:
     """What Celery does by itself."""
 
