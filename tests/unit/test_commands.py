@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from reliable_tasks import presets
 from reliable_tasks.commands import reliable
+from reliable_tasks.commands.preset import preset
 from reliable_tasks.presets.rendering import as_file
 from reliable_tasks.testing import close_app
 
@@ -73,7 +74,7 @@ def test_what_cannot_hold_is_one_line(run: Run) -> None:
 @pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
 def test_every_argument_is_an_option(kind: str) -> None:
     """The command knows all arguments of its function, and no others."""
-    command: Any = reliable.commands["preset"].commands[kind]  # type: ignore[attr-defined]
+    command: Any = preset.commands[kind]
     options = {parameter.name for parameter in command.params} - {"explain"}
     arguments = getattr(presets, kind).__kwdefaults__.keys() | {"url"}
 

@@ -1,0 +1,32 @@
+"""`celery -A proj reliable ...`, at Celery's own plug-in point for commands."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+__all__ = ("reliable",)
+
+WHERE = {
+    "preset": "reliable_tasks.commands.preset:preset",
+}
+
+
+class _LoadedWhenCalled(click.Group):
+    """Finds its commands by name: every command of Celery loads the group."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(WHERE)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in WHERE:
+            return None
+        module, _, name = WHERE[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(cls=_LoadedWhenCalled)
+def reliable() -> None:
+    """Tools of reliable-tasks."""

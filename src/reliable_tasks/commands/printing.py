@@ -1,0 +1,46 @@
+"""What the commands share: the app they speak of, and where their answers go."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+
+from reliable_tasks.errors import ReliableTasksError
+
+__all__ = ("app_of", "console", "json_option", "named_errors", "print_json")
+
+WIDTH_WITHOUT_TERMINAL = 120  # columns
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+
+
+def app_of(context: click.Context) -> Any:
+    """Return the Celery app of ``celery -A``."""
+    return context.obj.app
+
+
+def console() -> Console:
+    """Return a console on the standard output, wide enough for a table if that is no terminal."""
+    is_narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if is_narrow else WIDTH_WITHOUT_TERMINAL, highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """Print *document*, and nothing else; what JSON has no form for as a text."""
+    click.echo(json.dumps(document, indent=2, default=str))
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """End the command with status 1 and one line for an error of ours."""
+    try:
+        yield
+    except ReliableTasksError as error:
+        raise click.ClickException(str(error)) from error
