@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from reliable_tasks.calls import Publication
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from reliable_tasks.errors import (
     AlreadyDone,
     AlreadyRunning,
@@ -19,10 +21,8 @@ from reliable_tasks.errors import (
     UnserializableArguments,
 )
 from reliable_tasks.leases import Lease
-from reliable_tasks.many import publish_many
 from reliable_tasks.once import once
 from reliable_tasks.pools import close_on_shutdown
-from reliable_tasks.retry import CircuitBreaker, GaveUp, RetryBudget, retry_inline, retry_task
 from reliable_tasks.setup import setup
 from reliable_tasks.signals import (
     lease_lost,
@@ -34,7 +34,15 @@ from reliable_tasks.signals import (
     task_retrying,
 )
 from reliable_tasks.task import IdempotentTask
-from reliable_tasks.unique import UniqueResult, UniqueTask
+
+if TYPE_CHECKING:
+    from reliable_tasks.calls import Publication
+    from reliable_tasks.many import publish_many
+    from reliable_tasks.retry.budget import CircuitBreaker, RetryBudget
+    from reliable_tasks.retry.gaveup import GaveUp
+    from reliable_tasks.retry.inline import retry_inline
+    from reliable_tasks.retry.task import retry_task
+    from reliable_tasks.unique import UniqueResult, UniqueTask
 
 __all__ = (
     "AlreadyDone",
@@ -72,3 +80,28 @@ __all__ = (
     "task_replayed",
     "task_retrying",
 )
+
+_LATER = {
+    "CircuitBreaker": "retry.budget",
+    "GaveUp": "retry.gaveup",
+    "Publication": "calls",
+    "RetryBudget": "retry.budget",
+    "UniqueResult": "unique",
+    "UniqueTask": "unique",
+    "publish_many": "many",
+    "retry_inline": "retry.inline",
+    "retry_task": "retry.task",
+}
+"""Names whose modules are loaded when they are first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,28 +6,36 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
 from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.keys import digest
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.stores.opening import DEFAULT_TIMEOUT, open_store
+
+if TYPE_CHECKING:
+    from reliable_tasks.stores.memory import MemoryStore
 
 __all__ = ("Place", "eager_store", "place_of", "prefix_of", "warn_of_other_store")
 
 logger = logging.getLogger("reliable_tasks")
-
-eager_store = MemoryStore()
-"""Records of `.apply()` and of eager mode, for as long as the process lives."""
 
 _REDIS = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+cluster", "rediss+cluster")
 _SENTINEL = ("master_name", "min_other_sentinels", "sentinel_kwargs")
 _QUERY = ("db", "protocol", "virtual_host")
 
 _warned_of: set[str] = set()
+
+
+@cache
+def eager_store() -> MemoryStore:
+    """Return the records of `.apply()` and of eager mode, for as long as the process lives."""
+    from reliable_tasks.stores.memory import MemoryStore  # noqa: PLC0415 - few processes need it
+
+    return MemoryStore()
 
 
 @dataclass(frozen=True, slots=True)

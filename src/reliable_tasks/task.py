@@ -159,7 +159,7 @@ class IdempotentTask(Task):
     @cached_property
     def eager_guard(self) -> Guard:
         """The guard of this task's calls in this process."""
-        return Guard(lambda: eager_store, self.guard_options, shelf=self.shelf, tell=tell)
+        return Guard(eager_store, self.guard_options, shelf=self.shelf, tell=tell)
 
     @cached_property
     def guard_options(self) -> Options:

@@ -9,7 +9,7 @@ from celery import Celery
 from celery._state import _task_stack
 from celery.app.task import Context
 
-from reliable_tasks.retry import RetryBudget, retry_inline, retry_task
+from reliable_tasks import RetryBudget, retry_inline, retry_task
 from tests.bench.report import Figure
 from tests.bench.rounds import Thing, measure
 

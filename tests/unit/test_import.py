@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+import reliable_tasks
+
 PROGRAM = """
 import sys
 from celery import Celery
@@ -20,6 +24,19 @@ def charge(order):
 assert charge.guard_options
 print(*{name.partition(".")[0] for name in sys.modules})
 """
+
+
+@pytest.mark.parametrize("name", reliable_tasks.__all__)
+def test_every_name_is_there(name: str) -> None:
+    """A name that is loaded when it is asked for is listed, and stays the same object."""
+    assert name in dir(reliable_tasks)
+    assert getattr(reliable_tasks, name) is getattr(reliable_tasks, name)
+
+
+def test_what_is_not_there() -> None:
+    """A misspelt name is an error that says so."""
+    with pytest.raises(AttributeError, match="'reliable_tasks' has no attribute 'IdempotentTusk'"):
+        reliable_tasks.IdempotentTusk  # noqa: B018
 
 
 def test_a_declared_task_needs_no_client() -> None:

@@ -22,16 +22,20 @@ from pydantic import BaseModel
 from tenacity import retry_if_result, stop_after_delay, wait_fixed, wait_none
 
 from reliable_tasks import (
+    CircuitBreaker,
     ConfigurationError,
+    GaveUp,
     IdempotentTask,
     LeaseLost,
     RetriesExhausted,
+    RetryBudget,
     UniqueTask,
+    retry_task,
     signals,
 )
 from reliable_tasks.core.limits import Passage
 from reliable_tasks.errors import StoreUnavailable
-from reliable_tasks.retry import CircuitBreaker, GaveUp, RetryBudget, ending, retry_task, turn
+from reliable_tasks.retry import ending, turn
 from reliable_tasks.retry.attempts import NAME, Attempts
 from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.testing import retries

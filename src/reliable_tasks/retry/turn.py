@@ -285,7 +285,7 @@ class Turn:
         """The store, and the first part of the names there."""
         task = self._task
         if self._request.is_eager:
-            return eager_store, prefix_of(task.app.conf)
+            return eager_store(), prefix_of(task.app.conf)
         if self._execution is not None:
             return task.records, task.record_prefix
         if task.app not in _records_of_apps:  # looking into the settings takes its time

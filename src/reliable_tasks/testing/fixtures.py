@@ -143,9 +143,10 @@ def vhost(rabbitmq: RabbitMQServer) -> VirtualHost:
 @pytest.fixture
 def eager_store() -> Iterator[MemoryStore]:
     """The records of eager mode and of `.apply()`: none at the start of the test, none after it."""
-    storage.eager_store.clear()
-    yield storage.eager_store
-    storage.eager_store.clear()
+    store = storage.eager_store()
+    store.clear()
+    yield store
+    store.clear()
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from celery import Celery, Task
 from kombu.exceptions import OperationalError
 from tenacity import stop_after_delay, wait_fixed
 
-from reliable_tasks import IdempotentTask, UniqueTask, setup
-from reliable_tasks.retry import GaveUp, retry_inline, retry_task
+from reliable_tasks import GaveUp, IdempotentTask, UniqueTask, retry_inline, retry_task, setup
 from reliable_tasks.testing import Ledger
 
 SETTINGS_VARIABLE = "RETRYING_SETTINGS"
