@@ -12,6 +12,7 @@ from celery.utils.text import match_case
 from reliable_tasks.core import uniqueness
 from reliable_tasks.core.settings import named
 from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.inspectable import MARK, versions
 from reliable_tasks.request import drain_active
 from reliable_tasks.retry.declared import check_declaration, plans_of
 from reliable_tasks.shield import limit_every_task
@@ -38,6 +39,10 @@ class WorkerStep(bootsteps.StartStopStep):
         signals.worker_shutting_down.connect(
             drain_active, weak=False, dispatch_uid="reliable_tasks.drain"
         )
+
+    def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
+        """Mark what `celery inspect stats` says, so that the doctor knows whom it can ask more."""
+        return {MARK: versions().get("reliable-tasks", "")}
 
 
 def check(app: Any) -> None:
