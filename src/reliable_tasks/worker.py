@@ -8,7 +8,9 @@ from typing import Any
 
 from celery import bootsteps, signals
 from celery.utils.text import match_case
+from celery.worker.state import active_requests
 
+from reliable_tasks import counting
 from reliable_tasks.core import uniqueness
 from reliable_tasks.core.settings import named
 from reliable_tasks.errors import ConfigurationError
@@ -33,6 +35,7 @@ class WorkerStep(bootsteps.StartStopStep):
         check(parent.app)
         if getattr(parent, "soft_time_limit", None):  # before the pool forks
             limit_every_task()
+        counting.begin()  # before the pool forks, too
 
     def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Hear of the shutdown before the jobs do."""
@@ -41,8 +44,22 @@ class WorkerStep(bootsteps.StartStopStep):
         )
 
     def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
-        """Mark what `celery inspect stats` says, so that the doctor knows whom it can ask more."""
-        return {MARK: versions().get("reliable-tasks", "")}
+        """
+        Add to what `celery inspect stats` says.
+
+        The doctor knows by the mark whom it can ask more, and `watch` shows the counts.
+        """
+        counts = {"running": count_running(), **counting.told()}
+        return {MARK: versions().get("reliable-tasks", ""), counting.COUNTS: counts}
+
+
+def count_running() -> int:
+    """Return how many guarded executions this worker has; from any thread."""
+    while True:
+        try:
+            return sum(isinstance(each.task, IdempotentTask) for each in active_requests)
+        except RuntimeError:  # one began or ended between two others
+            continue
 
 
 def check(app: Any) -> None:

@@ -10,6 +10,7 @@ __all__ = ("reliable",)
 
 WHERE = {
     "preset": "reliable_tasks.commands.preset:preset",
+    "watch": "reliable_tasks.commands.watch:watch",
 }
 
 

@@ -1,0 +1,73 @@
+"""`watch`: what the workers do at the moment, until Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+from time import monotonic, sleep
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from reliable_tasks.commands.printing import app_of, console, json_option, named_errors, print_json
+from reliable_tasks.inspection.watching.looks import View, compare
+from reliable_tasks.inspection.watching.screen import screen
+from reliable_tasks.inspection.watching.watcher import Watcher
+
+__all__ = ("views", "watch")
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Print one screen and end.")
+@json_option
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="From one look to the next.",
+)
+@click.pass_context
+def watch(context: click.Context, /, *, once: bool, as_json: bool, interval: float) -> None:
+    """Rates, running leases, retries, dead letters and queues, until Ctrl-C."""
+    with named_errors(), closing(Watcher(app_of(context))) as watcher:
+        seen = views(watcher, interval)
+        if as_json:
+            print_json(asdict(next(seen)))
+        elif once:
+            place = console()
+            place.print(screen(next(seen), width=place.width))
+        else:
+            _show(console(), seen)
+
+
+def views(watcher: Watcher, interval: float) -> Iterator[View]:
+    """
+    Yield what happens, for ever.
+
+    Args:
+        watcher: What looks.
+        interval: Seconds from one look to the next; more, if looking takes longer.
+    """
+    due, before = monotonic() + interval, watcher.look()
+    while True:
+        sleep(max(0.0, due - monotonic()))
+        due, after = monotonic() + interval, watcher.look()
+        yield compare(before, after)
+        before = after
+
+
+def _show(place: Console, seen: Iterator[View]) -> None:
+    """Renew the screen until Ctrl-C, and leave the last one behind."""
+    first: Any = Text("Looking ...", style="dim")
+    try:
+        with Live(first, console=place, auto_refresh=False) as live:
+            for view in seen:
+                live.update(screen(view, width=place.width), refresh=True)
+    except KeyboardInterrupt:
+        return

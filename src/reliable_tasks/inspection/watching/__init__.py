@@ -1,0 +1,1 @@
+"""What workers and queues do at the moment: `celery -A proj reliable watch`."""

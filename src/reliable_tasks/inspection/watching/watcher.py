@@ -1,0 +1,89 @@
+"""One look at a system: its workers are asked, and its broker."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+from reliable_tasks.broker.view import BrokerUnseen, BrokerView, QueueView, view_of
+from reliable_tasks.counting import COUNTS
+from reliable_tasks.inspection.watching.looks import Look, WorkerLook
+
+__all__ = ("Watcher", "worker_look")
+
+REPLY_SECONDS = 1.0
+"""How long workers may take to answer; who they are is not known before."""
+
+INTERNAL = "celery."  # first part of the names of Celery's own tasks
+
+
+class Watcher:
+    """
+    Looks at the workers and the broker of an app; nothing needs to be switched on for it.
+
+    Args:
+        app: The Celery app.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._view: BrokerView = view_of(app)
+        self._queues: dict[str, None] = dict.fromkeys(app.amqp.queues)
+
+    def look(self) -> Look:
+        """Look once. It takes a second or two, a few more with a silent broker."""
+        try:
+            self._view.queues(self._queues)  # within its time-out, which asking workers has not
+            workers = self._workers()
+            at = monotonic()
+            queues = self._queues_read_by(workers)
+        except BrokerUnseen as error:
+            return Look(at=monotonic(), gaps=(f"The broker does not answer: {error}",))
+        return Look(at=at, workers=workers, queues=queues)
+
+    def close(self) -> None:
+        """Close the connection to the broker."""
+        self._view.close()
+
+    def _workers(self) -> dict[str, WorkerLook]:
+        answers = self._app.control.inspect(timeout=REPLY_SECONDS).stats() or {}
+        return {name: worker_look(answer) for name, answer in answers.items()}
+
+    def _queues_read_by(self, workers: Iterable[str]) -> tuple[QueueView, ...]:
+        """Return the queues of the app's settings, and those that workers read."""
+        readers = Counter(self._read(list(workers)))
+        self._queues.update(dict.fromkeys(readers))
+        return tuple(
+            queue if queue.consumers is not None else replace(queue, consumers=readers[queue.name])
+            for queue in self._view.queues(self._queues)
+        )
+
+    def _read(self, workers: list[str]) -> Iterator[str]:
+        if workers:
+            answers = self._app.control.inspect(workers, timeout=REPLY_SECONDS).active_queues()
+            for queues in (answers or {}).values():
+                yield from (queue["name"] for queue in queues)
+
+
+def worker_look(stats: Mapping[str, Any]) -> WorkerLook:
+    """
+    Return what a worker has said.
+
+    Args:
+        stats: One worker's answer to `celery inspect stats`.
+    """
+    counts = stats.get(COUNTS)
+    return WorkerLook(
+        pid=int(stats.get("pid") or 0),
+        started={
+            name: number
+            for name, number in (stats.get("total") or {}).items()
+            if not name.startswith(INTERNAL)
+        },
+        slots=(stats.get("pool") or {}).get("max-concurrency"),
+        running=None if counts is None else counts.get("running"),
+        counts=counts,
+    )
