@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from reliable_tasks import ConfigurationError, presets, setup
+from reliable_tasks import ConfigurationError, UniqueTask, presets, setup
 from reliable_tasks.presets.rabbitmq_broker import dead_letter_queue
 from reliable_tasks.presets.rendering import as_file
 from reliable_tasks.presets.steps import declare
@@ -54,11 +54,11 @@ def publisher(settings: Mapping[str, Any]) -> Iterator[Celery]:
         close_app(app)
 
 
-def seconds_to_fail(app: Celery) -> float:
+def seconds_to_fail(app: Celery, task: Any = None) -> float:
     """Publish to a broker that does not answer, and return how long that took."""
     begun = time.monotonic()
     with pytest.raises((OperationalError, RuntimeError)):
-        app.send_task("pay", ("a",))
+        app.send_task("pay", ("a",)) if task is None else task.delay("a")
     return time.monotonic() - begun
 
 
@@ -90,16 +90,28 @@ class TestRedis:
     """Redis and Valkey."""
 
     def test_what_never_answers_does_not_hold_a_request(self, valkey: Server) -> None:
-        """A broker, or a result backend, that accepts and never answers fails a publish in 6 s."""
+        """A broker, results, or sentinels, that accept and never answer fail a publish in 6 s."""
         valkey.ensure_running()
         broker = valkey.new_database().url
-        with (
-            silent_server() as url,
-            publisher(presets.redis(url)) as unheard,
-            publisher(presets.redis(broker, results=url)) as without_results,
-            ThreadPoolExecutor(2) as pool,
-        ):
-            assert max(pool.map(seconds_to_fail, (unheard, without_results))) < BOUND
+        with silent_server() as url, ExitStack() as stack:
+            sentinels = ";".join([url.replace("redis:", "sentinel:")] * 3)
+            apps = [
+                stack.enter_context(publisher(preset))
+                for preset in (
+                    presets.redis(url),
+                    presets.redis(broker, results=url),
+                    presets.redis(sentinels, sentinel_master="jobs"),
+                    presets.redis(broker, results=sentinels, sentinel_master="jobs"),
+                    presets.redis(url, results=f"{url}1"),  # the records too
+                )
+            ]
+
+            @apps[-1].task(base=UniqueTask, shared=False)
+            def pay_once(job: str) -> None: ...
+
+            with ThreadPoolExecutor(len(apps)) as pool:
+                took = pool.map(seconds_to_fail, apps, [None] * (len(apps) - 1) + [pay_once])
+                assert max(took) < BOUND
 
     def test_the_certificate_of_a_redis_is_checked(self) -> None:
         """A publish reaches a Redis behind TLS that proves who it is, and no other."""

@@ -145,6 +145,18 @@ def test_sentinels_are_asked_for_a_primary() -> None:
     assert presets.redis(url.split(";"), sentinel_master="jobs")["broker_url"] == url
 
 
+def test_sentinels_are_asked_for_no_longer_than_one_server() -> None:
+    """However many there are, and none is asked again at once, as redis-py would."""
+    broker, results = (";".join(f"sentinel://{host}:26379/{db}" for host in "abc") for db in "01")
+    preset = presets.redis(broker, results=results, sentinel_master="jobs")
+
+    for setting, together in (("broker", 1.5), ("result_backend", 0.8)):
+        options = preset[f"{setting}_transport_options"]["sentinel_kwargs"]
+        assert 3 * options["socket_timeout"] == pytest.approx(together, abs=0.02)
+        assert options["socket_connect_timeout"] == options["socket_timeout"]
+        assert options["retry"] is None
+
+
 def test_the_defaults_of_rabbitmq() -> None:
     """Quorum queues behind topic exchanges, confirmed publishes, dead letters that are kept."""
     preset = presets.rabbitmq(RABBITMQ, results=REDIS)

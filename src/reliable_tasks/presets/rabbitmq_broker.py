@@ -127,7 +127,7 @@ def rabbitmq(
         *(_quorum(needs, timeout, made_of, delivery_limit) if is_quorum else ()),
         *(() if is_quorum else _classic(needs, timeout, made_of)),
         *common_rows(needs, backend, horizon, copies),
-        *backend_rows(backend, keyprefix, sentinel_master, ca_certs),
+        *backend_rows(needs, backend, keyprefix, sentinel_master, ca_certs),
         *store_rows(store),
     ]
     return assembled("RabbitMQ", needs, rows)

@@ -115,7 +115,13 @@ def redis(
     rows = [
         *broker_rows(broker),
         *_transport(needs, _visibility_timeout(visible, made_of, heartbeat=heartbeat)),
-        *server_rows(broker, "broker_transport_options", keyprefix, sentinel_master),
+        *server_rows(
+            broker,
+            "broker_transport_options",
+            keyprefix,
+            sentinel_master,
+            SOCKET_TIMEOUT[needs.publishers],
+        ),
         *tls_rows(broker, "broker_use_ssl", redis_tls(ca_certs)),
         *queue_rows(
             needs,
@@ -125,7 +131,7 @@ def redis(
             source="given: queues",
         ),
         *common_rows(needs, backend, horizon, copies),
-        *backend_rows(backend, keyprefix, sentinel_master, ca_certs),
+        *backend_rows(needs, backend, keyprefix, sentinel_master, ca_certs),
         *store_rows(store),
     ]
     return assembled("Redis", needs, rows, heartbeat=heartbeat)
