@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("reliable-tasks"))
     commands = parser.add_subparsers(metavar="command", required=True)
+    commands.add_parser(  # `_reliable_tasks` runs it
+        "alive", help="whether the workers of this machine get on with their work"
+    )
     demo = commands.add_parser(
         "demo",
         help="the same payments and faults on plain Celery and on IdempotentTask",

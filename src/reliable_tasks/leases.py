@@ -159,6 +159,9 @@ class LeaseKeeper:
     A forked child begins with no leases and no thread.
     """
 
+    on_turn: Callable[[], None] | None = None
+    """Called by the thread at each of its turns, three times a lease at least; must not raise."""
+
     def __init__(self) -> None:
         self._reset()
         os.register_at_fork(after_in_child=self._reset)
@@ -197,6 +200,8 @@ class LeaseKeeper:
     def _run(self) -> None:
         renewed = True
         while True:
+            if self.on_turn is not None:
+                self.on_turn()
             self._wakes_at = inf  # a lease that comes from here on wakes the thread
             pause = self._pause(renewed)
             self._wakes_at = monotonic() + pause

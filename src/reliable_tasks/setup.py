@@ -7,6 +7,7 @@ from typing import Any
 
 from reliable_tasks.broker import HEARTBEAT_STEP
 from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.liveness import REPORTING_STEP, WATCHING_STEP
 from reliable_tasks.task import WORKER_STEP
 
 __all__ = ("SETTINGS", "setup")
@@ -43,7 +44,8 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
         )
     if settings is not None:
         _apply(app, settings)
-    app.steps["worker"].update((WORKER_STEP, SETTINGS_STEP, QUEUE_STEP))
+    app.steps["worker"].update((WORKER_STEP, SETTINGS_STEP, QUEUE_STEP, REPORTING_STEP))
+    app.steps["consumer"].add(WATCHING_STEP)
     if heartbeat:
         app.steps["consumer"].add(HEARTBEAT_STEP)
 

@@ -113,7 +113,7 @@ def holders(
     with ExitStack() as stack:
         workers = []
         for pool in pools:
-            concurrency = SLOTS.get(pool, 12)
+            concurrency = given.get("concurrency", SLOTS.get(pool, 12))
             worker = WorkerProcess(APP, env=env, pool=pool, concurrency=concurrency, queues=QUEUES)
             stack.callback(worker.close)
             workers.append(worker.start())

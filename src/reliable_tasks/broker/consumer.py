@@ -15,7 +15,7 @@ from reliable_tasks.broker.holdings import Holdings, Run
 from reliable_tasks.broker.unacked import delivered, keep_when_cut
 from reliable_tasks.core import settings
 
-__all__ = ("WorkerHands",)
+__all__ = ("WorkerHands", "active", "longest_ms")
 
 PLAIN = settings.read({})
 """Options of a task that is none of ours: its hard time limit and a margin, else a day."""
@@ -56,7 +56,7 @@ class WorkerHands:
         """
         cancels = self._consumer.app.conf.worker_cancel_long_running_tasks_on_connection_loss
         if not (cancels or self._is_closing):
-            self._kept = [each.message for each in _active() if not each.acknowledged]
+            self._kept = [each.message for each in active() if not each.acknowledged]
         return [message.delivery_tag for message in self._kept]
 
     @property
@@ -77,7 +77,7 @@ class WorkerHands:
         tags = delivered(self._qos)  # before the runs: what begins meanwhile is in both
         return Holdings(
             delivered=tags,
-            runs=[self._run(request) for request in _active()],
+            runs=[self._run(request) for request in active()],
             slots=self._consumer.pool.num_processes,
             silent_for=silent_for,
             loop_may_rest=self._is_closing or isinstance(self._consumer.pool, SoloPool),
@@ -88,18 +88,19 @@ class WorkerHands:
         return Run(
             tag=request.message.delivery_tag,
             name=f"{request.name}[{request.id}]",
-            ends_at=begun + _longest_ms(request) / 1_000,
+            ends_at=begun + longest_ms(request) / 1_000,
             is_acknowledged=request.acknowledged,
         )
 
 
-def _longest_ms(request: Any) -> int:
+def longest_ms(request: Any) -> int:
+    """Return how long a request may run: its hard time limit or max_run, and a margin."""
     options: settings.Options = getattr(request.task, "guard_options", PLAIN)
     hard, _ = request.time_limits
     return options.max_run_for(hard or request.task.time_limit)
 
 
-def _active() -> list[Any]:
+def active() -> list[Any]:
     """Return the requests that run, those of earlier connections included."""
     while True:
         try:

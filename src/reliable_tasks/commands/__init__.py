@@ -9,6 +9,7 @@ import click
 __all__ = ("reliable",)
 
 WHERE = {
+    "alive": "reliable_tasks.commands.alive:alive",
     "preset": "reliable_tasks.commands.preset:preset",
     "watch": "reliable_tasks.commands.watch:watch",
 }

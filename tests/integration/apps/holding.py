@@ -37,6 +37,7 @@ setup(
             "global_keyprefix": given.get("keyprefix", ""),
         },
         "reliable_tasks_lease_seconds": 2,
+        "reliable_tasks_alive_directory": given.get("reports"),
     },
     heartbeat=given.get("heartbeat", True),
 )
