@@ -24,7 +24,7 @@ from reliable_tasks.task import IdempotentTask
 __all__ = ("WorkerStep", "check", "check_names")
 
 PREFIX = "reliable_tasks_"
-KNOWN = (*uniqueness.NAMES, "store", "store_url", "store_timeout", "prefix", "alive_directory", "alive_directory")
+KNOWN = (*uniqueness.NAMES, "store", "store_url", "store_timeout", "prefix", "alive_directory")
 
 
 class WorkerStep(bootsteps.StartStopStep):

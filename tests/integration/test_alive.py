@@ -117,7 +117,7 @@ def test_children_that_stand_still(prefork):
     prefork.worker.pause(one)
     prefork.worker.pause(other)
     try:
-        prefork.wait_dead("jobs that hang have all of its slots (2): tests.integration.apps.holding")
+        prefork.wait_dead("jobs that hang have all of its slots (2): tests.integration.apps.")
         prefork.worker.resume(one)
         prefork.wait_alive("of which 1 hang")
     finally:
