@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 from unittest import mock
 
 import kombu
@@ -22,7 +23,7 @@ from kombu.exceptions import OperationalError
 from reliable_tasks import ConfigurationError, UniqueTask, presets, setup
 from reliable_tasks.presets.rabbitmq_broker import dead_letter_queue
 from reliable_tasks.presets.rendering import as_file
-from reliable_tasks.presets.steps import declare
+from reliable_tasks.presets.steps import QueueStep, declare
 from reliable_tasks.testing import (
     Ledger,
     RabbitMQServer,
@@ -201,16 +202,21 @@ class TestRabbitMQ:
         assert "direct exchange" not in process.log
         assert "onnection to broker lost" not in process.log
 
-    def test_a_queue_of_another_type_is_explained(self, vhost: VirtualHost) -> None:
-        """A classic queue of the same name stays what it is; the error says what to do."""
+    @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+    def test_a_queue_of_another_type_is_explained(
+        self, vhost: VirtualHost, queue_type: Literal["quorum", "classic"]
+    ) -> None:
+        """A queue of the same name stays what it is; a worker's error says what to do."""
+        there = kombu.Queue("jobs", durable=True)
+        if queue_type == "classic":
+            there = kombu.Queue("jobs", queue_arguments={"x-queue-type": "quorum"})
         with vhost.connection() as connection:
-            kombu.Queue("jobs", durable=True)(connection.default_channel).declare()
+            there(connection.default_channel).declare()
         with (
-            publisher(presets.rabbitmq(vhost.url)) as app,
-            app.connection_for_write() as connection,
+            publisher(presets.rabbitmq(vhost.url, queue_type=queue_type)) as app,
             pytest.raises(ConfigurationError, match=r"queue 'jobs' .*inequivalent arg.*queues="),
         ):
-            declare(connection, list(app.amqp.queues.values()))
+            QueueStep(SimpleNamespace(app=app)).start(SimpleNamespace(app=app))
         assert dead_letter_queue("jobs") not in vhost.queues()
 
     def test_dead_letters_are_kept(self, vhost: VirtualHost) -> None:

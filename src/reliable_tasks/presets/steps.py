@@ -34,11 +34,15 @@ class SettingsStep(bootsteps.Step):
 
 
 class QueueStep(bootsteps.StartStopStep):
-    """Declares quorum queues and those of dead letters, and explains what RabbitMQ refuses."""
+    """
+    Declares queues that have arguments and those of dead letters, and explains what is refused.
+
+    Celery's consumer takes a refusal for a lost connection, and tries again for ever.
+    """
 
     def start(self, parent: Any) -> None:
         """Do it before the worker consumes; a broker that is not there is waited for later."""
-        queues = [queue for queue in parent.app.amqp.queues.values() if _is_quorum(queue)]
+        queues = [queue for queue in parent.app.amqp.queues.values() if queue.queue_arguments]
         if not queues:
             return
         with parent.app.connection_for_write() as connection:
@@ -82,7 +86,7 @@ def _unstored(preset: Preset, conf: Any) -> Iterator[str]:
 
 def declare(connection: Any, queues: list[Any]) -> None:
     """
-    Declare quorum queues, and the queues of their dead letters.
+    Declare queues, and those of their dead letters.
 
     Args:
         connection: A connection of Kombu's to RabbitMQ.
@@ -102,14 +106,10 @@ def declare(connection: Any, queues: list[Any]) -> None:
                 f"task_queues: expected no queue {queue.name!r} with other arguments on this "
                 f"virtual host, but RabbitMQ says: {error.reply_text}. RabbitMQ never changes a "
                 "queue. Give it another name in the preset (queues=...), let workers of the old "
-                "settings empty the old one, and delete it; or keep it as it is with "
-                "queue_type='classic'."
+                "settings empty the old one, and delete it; or keep it, with what it was declared "
+                "with (queue_type, longest_task, longest_countdown, delivery_limit)."
             ) from error
 
 
 def _dead_letters(name: str) -> Any:
     return Queue(name, routing_key=name, queue_arguments={"x-queue-type": "quorum"})
-
-
-def _is_quorum(queue: Any) -> bool:
-    return (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
