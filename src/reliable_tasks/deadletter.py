@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kombu.exceptions import EncodeError
@@ -21,6 +20,8 @@ def letter_of(
     kwargs: Any,
     reason: str,
     *,
+    at_ms: int,
+    past: Sequence[Mapping[str, Any]],
     headers: Mapping[str, Any],
 ) -> bytes:
     """
@@ -36,6 +37,8 @@ def letter_of(
         args: Positional arguments as they came.
         kwargs: Keyword arguments as they came.
         reason: Why it was not run, or is run no more.
+        at_ms: Now, in milliseconds since 1970.
+        past: What is known of the job's attempts.
         headers: Those headers of the message that are kept.
     """
     options = {
@@ -53,7 +56,8 @@ def letter_of(
             "task": task.name,
             "id": request.id,
             "reason": reason,
-            "at": time.time(),
+            "at": at_ms / 1_000,
+            "attempts": list(past),
             "delivery_info": {
                 name: (request.delivery_info or {}).get(name)
                 for name in ("exchange", "routing_key", "priority")

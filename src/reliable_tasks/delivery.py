@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,6 +20,7 @@ from reliable_tasks.core.header import Header
 from reliable_tasks.core.records import HOPS_PER_RETRY, Outcome, State
 from reliable_tasks.deadletter import letter_of
 from reliable_tasks.leases import Lease
+from reliable_tasks.processes import numbering
 from reliable_tasks.publish import (
     headers_of,
     longest_wait_ms,
@@ -72,6 +74,8 @@ class Delivery:
     ) -> None:
         self.task, self._request, self._args, self._kwargs = task, request, args, kwargs
         self._shield = shield
+        if not numbering.worker:
+            numbering.worker = request.hostname or ""
         identity = task.identity_of(request, args, kwargs)
         self.key, self._header = identity.key, identity.header
         self.job: str = request.id
@@ -220,10 +224,17 @@ class Delivery:
     def _serializer(self) -> str:
         return str(self.task.app.conf.result_serializer)
 
-    def letter(self, reason: str) -> bytes:
+    def letter(self, reason: str, at_ms: int, past: Sequence[Mapping[str, Any]]) -> bytes:
         request = self._request
         return letter_of(
-            self.task, request, self._args, self._kwargs, reason, headers=headers_of(request)
+            self.task,
+            request,
+            self._args,
+            self._kwargs,
+            reason,
+            at_ms=at_ms,
+            past=past,
+            headers=headers_of(request),
         )
 
     def max_run_ms(self) -> int:

@@ -10,17 +10,18 @@ a value, an error of the task, `Drop` (acknowledge, nothing more to do here), or
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NoReturn
 
+from reliable_tasks.burial import Shelf
 from reliable_tasks.core.durations import outage_wait_ms, turn_wait_ms
 from reliable_tasks.core.records import (
     Answer,
     Busy,
+    Death,
     Early,
     Finished,
     Granted,
@@ -44,13 +45,14 @@ from reliable_tasks.errors import (
     StoreUnavailable,
 )
 from reliable_tasks.leases import Lease, keeper
-from reliable_tasks.message import Drop, Event, Listener, Message, Requeue, Unsendable
+from reliable_tasks.message import Drop, Event, Heard, Listener, Message, Requeue, Unsendable
+from reliable_tasks.processes import numbering
 
 __all__ = ("Guard",)
 
 logger = logging.getLogger("reliable_tasks")
 
-_fresh = random.SystemRandom()  # never repeats itself, though a body may call random.seed()
+_SETTLED = {State.DONE: "done", State.FAILED: "failed", State.RETRYING: "retrying"}
 
 SEND_PATIENCE = 15.0  # seconds of trying again in place before a delivery goes back
 PAUSE_BEFORE_REQUEUE = 1.0  # seconds; a broker that is down must not be hammered
@@ -63,8 +65,9 @@ class Guard:
     Args:
         store: Gives the store; asked once per delivery.
         options: The task's options.
-        shelf: Name of the dead-letter shelf.
+        shelf: Where dead letters are kept.
         tell: Called with the name of an `Event`, the message, and details.
+        heard: Asked whether `Event.CLAIMED` and `Event.SETTLED` are to be told.
         sleep: Replaces `time.sleep` in tests.
     """
 
@@ -73,12 +76,14 @@ class Guard:
         store: Callable[[], Store],
         options: Options,
         *,
-        shelf: str,
+        shelf: Shelf,
         tell: Listener,
+        heard: Heard = lambda _: False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store, self._options, self._shelf = store, options, shelf
-        self._tell, self._sleep = tell, sleep
+        self._tell, self._heard, self._sleep = tell, heard, sleep
+        self._process = -1
 
     def execute(self, message: Message) -> Any:
         """
@@ -94,8 +99,12 @@ class Guard:
             IdempotencyKeyReused: One key, two payloads.
             ResultNotKept: Done before, but there is no value to answer with.
         """
+        store = self._store()
+        if self._process != numbering.process:
+            self._process = numbering.process
+            keeper.introduce(store, self._shelf.prefix)
         return _Execution(
-            self._store(), self._options, message, self._shelf, self._tell, self._sleep
+            store, self._options, message, self._shelf, self._tell, self._heard, self._sleep
         ).execute()
 
 
@@ -106,10 +115,12 @@ class _Execution:
     store: Store
     options: Options
     message: Message
-    shelf: str
+    shelf: Shelf
     tell: Listener
+    heard: Heard
     sleep: Callable[[float], None]
-    delivery: str = field(default_factory=lambda: str(_fresh.getrandbits(62)))
+    delivery: str = field(default_factory=numbering.next)
+    began_at: float = 0.0  # monotonic
 
     # --- asking ---------------------------------------------------------------------------
 
@@ -131,9 +142,23 @@ class _Execution:
             )
         except StoreUnavailable as error:
             return self._without_store(error)
+        if self.heard(Event.CLAIMED):
+            self._tell_claimed(answer, asked_at)
         if type(answer) is Granted:
+            if answer.death is not None:
+                self.shelf.note_death(self.store, message.job, answer.death)
             return self._run(answer, asked_at)
         return self._answer(answer)
+
+    def _tell_claimed(self, answer: Answer | None, asked_at: float) -> None:
+        self._event(
+            Event.CLAIMED,
+            delivery=self.delivery,
+            answer="unguarded" if answer is None else type(answer).__name__.lower(),
+            seconds=monotonic() - asked_at,
+            attempt=self.message.retries + 1,
+            crashes=getattr(answer, "crashes", 0),
+        )
 
     @property
     def line(self) -> int:
@@ -164,6 +189,7 @@ class _Execution:
             keeper.let_go(lease)
             self._settle(lease, Outcome(State.IDLE))
             self._requeue("its lease cannot be renewed", error)
+        self.began_at = monotonic()
         try:
             value = message.run(lease)
         except BaseException as error:
@@ -197,6 +223,8 @@ class _Execution:
         if isinstance(error, LeaseLost) and error.key == lease.key:
             self._give_up(lease)
         unfinished = self.message.outcome_of(error)
+        if unfinished is not None and unfinished.died:
+            self.shelf.note_error(self.store, self.message.job, lease.attempt, error)
         if unfinished is None:
             self._settle(lease, self._failed(error))
             self._fail(error)
@@ -226,6 +254,7 @@ class _Execution:
 
     def _settle(self, lease: Lease, outcome: Outcome) -> None:
         """Record the outcome, or become a duplicate of oneself."""
+        asked_at = monotonic()
         try:
             settled = self._record(lease, outcome)
         except StoreUnavailable as error:
@@ -236,6 +265,14 @@ class _Execution:
             self._successor(wait_ms, self._abandoned)
         if isinstance(settled, Stale):
             self._step_aside(lease, settled, outcome)
+        elif self.heard(Event.SETTLED):
+            self._event(
+                Event.SETTLED,
+                delivery=self.delivery,
+                state=_SETTLED.get(outcome.state, "released"),
+                seconds=monotonic() - asked_at,
+                ran=asked_at - self.began_at if self.began_at else 0.0,
+            )
         lease.end()
 
     def _record(self, lease: Lease, outcome: Outcome) -> Settled | Stale:
@@ -369,7 +406,7 @@ class _Execution:
     def _quarantine(self, poisoned: Poisoned) -> NoReturn:
         error = Quarantined(self.message.key, poisoned.crashes)
         try:
-            self.store.bury(self.shelf, self.message.job, self.message.letter(str(error)))
+            self._bury(str(error), poisoned.death)
         except StoreUnavailable as outage:
             self._wait_for_store(outage)
         self._event(Event.QUARANTINED, crashes=poisoned.crashes)
@@ -377,11 +414,26 @@ class _Execution:
         self._close()
         raise error
 
+    def _bury(self, reason: str, death: Death | None) -> None:
+        at_ms, job = round(time.time() * 1_000), self.message.job
+        past = self.shelf.notes(self.store, job)
+        if death is not None:
+            past.append(self.shelf.description(self.store, death))
+        self.shelf.bury(
+            self.store,
+            job,
+            self.message.letter(reason, at_ms, past),
+            at_ms=at_ms,
+            dropped=lambda other: self._event(Event.LETTER_DROPPED, dropped=other),
+        )
+
     # --- without the store ----------------------------------------------------------------
 
     def _without_store(self, error: StoreUnavailable) -> Any:
         if self.options.when_store_down == "run":
             self._event(Event.UNGUARDED, error=error)
+            if self.heard(Event.CLAIMED):
+                self._tell_claimed(None, monotonic())
             lease = Lease(None, self.message.key, 0, lease_ms=self.options.lease_ms)
             return self.message.run(lease)
         return self._wait_for_store(error)

@@ -12,6 +12,7 @@ from typing import Any
 
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import LeaseLost, StoreUnavailable
+from reliable_tasks.processes import KEEP_MS, introduce
 
 __all__ = ("Lease", "LeaseKeeper", "keeper")
 
@@ -20,6 +21,7 @@ logger = logging.getLogger("reliable_tasks")
 RENEWALS_PER_LEASE = 3
 RETRY_SECONDS = 1.0
 LONGEST_PAUSE = 10.0  # seconds, while no lease is held
+SECONDS_BETWEEN_INTRODUCTIONS = KEEP_MS / 1_000 / 4
 
 
 class Lease:
@@ -173,6 +175,13 @@ class LeaseKeeper:
         self._wakes_at = 0.0
         self._idle_pause = LONGEST_PAUSE
         self._thread: threading.Thread | None = None
+        self._introductions: dict[tuple[Store, str], float] = {}  # when each is due, monotonic
+
+    def introduce(self, store: Store, prefix: str) -> None:
+        """Let the thread note in *store* who this process is, now and from time to time."""
+        self._introductions[store, prefix] = 0.0
+        if self._thread is not None:
+            self._wake.set()
 
     def hold(self, lease: Lease) -> None:
         """Renew *lease* until it is let go, lost, or past its max_run."""
@@ -209,6 +218,19 @@ class LeaseKeeper:
                 self._wake.clear()
             else:
                 renewed = self._renew_safely()
+            self._introduce()
+
+    def _introduce(self) -> None:
+        """Note who this process is where that is due; it only informs."""
+        for (store, prefix), due_at in list(self._introductions.items()):
+            if monotonic() < due_at:
+                continue
+            self._introductions[store, prefix] = monotonic() + SECONDS_BETWEEN_INTRODUCTIONS
+            try:
+                introduce(store, prefix)
+            except Exception as error:
+                self._introductions[store, prefix] = monotonic() + LONGEST_PAUSE
+                logger.debug("this process could not be noted in the store: %s", error)
 
     def _pause(self, renewed: bool) -> float:
         """Seconds until the first lease is due; after a round that failed, a little."""

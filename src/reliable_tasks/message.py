@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from reliable_tasks.core.records import Outcome
 from reliable_tasks.leases import Lease
 
-__all__ = ("Drop", "Event", "Listener", "Message", "Requeue", "Unsendable")
+__all__ = ("Drop", "Event", "Heard", "Listener", "Message", "Requeue", "Unsendable")
 
 
 class Drop(Exception):
@@ -33,6 +33,9 @@ class Event:
     LEASE_LOST = "lease_lost"
     QUARANTINED = "quarantined"
     UNGUARDED = "unguarded"
+    LETTER_DROPPED = "letter_dropped"
+    CLAIMED = "claimed"
+    SETTLED = "settled"
 
 
 class Message(Protocol):
@@ -152,8 +155,8 @@ class Message(Protocol):
         """Undo `dump_error`."""
         ...
 
-    def letter(self, reason: str) -> bytes:
-        """Return the whole message, to be kept."""
+    def letter(self, reason: str, at_ms: int, past: Sequence[Mapping[str, Any]]) -> bytes:
+        """Return the whole message, and what is known of its *past* attempts, to be kept."""
         ...
 
     def max_run_ms(self) -> int:
@@ -163,3 +166,6 @@ class Message(Protocol):
 
 Listener = Callable[[str, Message, dict[str, Any]], None]
 """Told the name of an `Event`, the message, and details."""
+
+Heard = Callable[[str], bool]
+"""Asked whether anybody wants to be told of an `Event` that comes with every execution."""

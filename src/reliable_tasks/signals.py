@@ -11,13 +11,16 @@ from __future__ import annotations
 from celery.utils.dispatch import Signal
 
 __all__ = (
+    "dead_letter_dropped",
     "lease_lost",
+    "task_claimed",
     "task_dead_lettered",
     "task_deduplicated",
     "task_deferred",
     "task_quarantined",
     "task_replayed",
     "task_retrying",
+    "task_settled",
 )
 
 _COMMON = {"task_id", "key"}
@@ -53,3 +56,27 @@ attempt has not begun: it is put off for *wait* seconds.
 
 task_dead_lettered = Signal(name="task_dead_lettered", providing_args={"task_id", "reason"})
 """A job of a task with `retry_task` was given up for *reason*, and its message is kept."""
+
+dead_letter_dropped = Signal(name="dead_letter_dropped", providing_args={"task_id", "dropped"})
+"""The dead letter of the job *dropped* gave way to that of *task_id*: too many, or too old."""
+
+task_claimed = Signal(
+    name="task_claimed",
+    providing_args=_COMMON | {"delivery", "answer", "seconds", "attempt", "crashes"},
+)
+"""
+The store has answered within *seconds* whether a delivery may run; sent for each, never logged.
+
+*answer* is ``granted``, ``busy``, ``finished``, ``superseded``, ``early``, ``poisoned``,
+``reused``, ``unreadable``, or ``unguarded``: the store is down, and the task runs without it.
+"""
+
+task_settled = Signal(
+    name="task_settled", providing_args=_COMMON | {"delivery", "state", "seconds", "ran"}
+)
+"""
+The outcome of an execution was recorded within *seconds*; sent for each, never logged.
+
+*state* is ``done``, ``failed``, ``retrying``, or ``released``: it has not ended its job. The body
+ran for *ran* seconds.
+"""

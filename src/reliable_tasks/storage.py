@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
+from reliable_tasks.burial import DEFAULT_AGE, DEFAULT_LIMIT, Shelf
 from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.keys import digest
 from reliable_tasks.core.store import Store
@@ -19,7 +20,7 @@ from reliable_tasks.stores.opening import DEFAULT_TIMEOUT, open_store
 if TYPE_CHECKING:
     from reliable_tasks.stores.memory import MemoryStore
 
-__all__ = ("Place", "eager_store", "place_of", "prefix_of", "warn_of_other_store")
+__all__ = ("Place", "eager_store", "place_of", "prefix_of", "shelf_of", "warn_of_other_store")
 
 logger = logging.getLogger("reliable_tasks")
 
@@ -92,7 +93,7 @@ def place_of(conf: Mapping[str, Any], *, url: str | None = None, store: Any = No
     for target in named:
         if target is not None:
             return Place(target, timeout)
-    for place in (_broker(conf), _backend(conf)):
+    for place in (redis_broker(conf), redis_backend(conf)):
         if place is not None:
             return Place(place[0], timeout, tuple(sorted(place[1].items())))
     raise ConfigurationError(
@@ -117,12 +118,35 @@ def prefix_of(conf: Mapping[str, Any]) -> str:
     return str(own).rstrip(":")
 
 
-def _broker(conf: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+def shelf_of(conf: Mapping[str, Any]) -> Shelf:
+    """
+    Return where an app's dead letters are kept, and how many, and for how long.
+
+    Raises:
+        ConfigurationError: A bound, or the first part of the names, is none.
+    """
+    limit = conf.get("reliable_tasks_dead_letter_limit")
+    if limit is None:
+        limit = DEFAULT_LIMIT
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise ConfigurationError(
+            f"reliable_tasks_dead_letter_limit: expected a whole number from 1, got {limit!r}"
+        )
+    age = conf.get("reliable_tasks_dead_letter_age")
+    oldest_ms = to_ms(
+        "reliable_tasks_dead_letter_age", DEFAULT_AGE if age is None else age, least=1
+    )
+    return Shelf(prefix_of(conf), limit, oldest_ms)
+
+
+def redis_broker(conf: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return the broker as redis-py takes it, URL and options; None if it is no Redis."""
     url = _url(conf, "broker_write_url") or _url(conf, "broker_url")
     return _redis(url, conf.get("broker_transport_options"), conf.get("broker_use_ssl"))
 
 
-def _backend(conf: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+def redis_backend(conf: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return the result backend as redis-py takes it; None if it is no Redis."""
     options = conf.get("result_backend_transport_options")
     return _redis(_url(conf, "result_backend"), options, conf.get("redis_backend_use_ssl"))
 

@@ -15,6 +15,7 @@ from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
 from reliable_tasks.batch import SharedProducer
+from reliable_tasks.burial import Shelf
 from reliable_tasks.core import uniqueness
 from reliable_tasks.core.durations import HOPS_PER_REPLACEMENT, Seconds
 from reliable_tasks.core.header import NAME, Header
@@ -24,14 +25,13 @@ from reliable_tasks.core.keys import (
     message_key,
     payload_digest,
     record_key,
-    shelf_name,
 )
 from reliable_tasks.core.records import HOPS_PER_RETRY, line_of
 from reliable_tasks.core.settings import DEFAULTS, Options, check_spelling, named, read
 from reliable_tasks.core.store import Store
 from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result
 from reliable_tasks.errors import ConfigurationError, LeaseLost, StoreUnavailable
-from reliable_tasks.events import tell
+from reliable_tasks.events import is_heard, tell
 from reliable_tasks.guard import Guard
 from reliable_tasks.leases import Lease
 from reliable_tasks.message import Drop, Requeue
@@ -46,7 +46,14 @@ from reliable_tasks.publish import (
 )
 from reliable_tasks.retry.declared import check_declaration
 from reliable_tasks.shield import SoftLimitShield
-from reliable_tasks.storage import Place, eager_store, place_of, prefix_of, warn_of_other_store
+from reliable_tasks.storage import (
+    Place,
+    eager_store,
+    place_of,
+    prefix_of,
+    shelf_of,
+    warn_of_other_store,
+)
 
 __all__ = ("IdempotentTask",)
 
@@ -154,12 +161,14 @@ class IdempotentTask(Task):
     @cached_property
     def guard(self) -> Guard:
         """The guard of this task's deliveries in a worker."""
-        return Guard(lambda: self.records, self.guard_options, shelf=self.shelf, tell=tell)
+        return Guard(
+            lambda: self.records, self.guard_options, shelf=self.shelf, tell=tell, heard=is_heard
+        )
 
     @cached_property
     def eager_guard(self) -> Guard:
         """The guard of this task's calls in this process."""
-        return Guard(eager_store, self.guard_options, shelf=self.shelf, tell=tell)
+        return Guard(eager_store, self.guard_options, shelf=self.shelf, tell=tell, heard=is_heard)
 
     @cached_property
     def guard_options(self) -> Options:
@@ -210,9 +219,9 @@ class IdempotentTask(Task):
         return prefix_of(self.app.conf)
 
     @cached_property
-    def shelf(self) -> str:
-        """Name of the dead-letter shelf."""
-        return shelf_name(self.record_prefix)
+    def shelf(self) -> Shelf:
+        """Where the task's dead letters are kept."""
+        return shelf_of(self.app.conf)
 
     # --- identity -------------------------------------------------------------------------
 

@@ -18,13 +18,22 @@ from reliable_tasks.inspectable import MARK, versions
 from reliable_tasks.request import drain_active
 from reliable_tasks.retry.declared import check_declaration, plans_of
 from reliable_tasks.shield import limit_every_task
-from reliable_tasks.storage import place_of
+from reliable_tasks.storage import place_of, shelf_of
 from reliable_tasks.task import IdempotentTask
 
 __all__ = ("WorkerStep", "check", "check_names")
 
 PREFIX = "reliable_tasks_"
-KNOWN = (*uniqueness.NAMES, "store", "store_url", "store_timeout", "prefix", "alive_directory")
+KNOWN = (
+    *uniqueness.NAMES,
+    "store",
+    "store_url",
+    "store_timeout",
+    "prefix",
+    "alive_directory",
+    "dead_letter_limit",
+    "dead_letter_age",
+)
 
 
 class WorkerStep(bootsteps.StartStopStep):
@@ -72,6 +81,7 @@ def check(app: Any) -> None:
             is asked, or a task has Celery's retries beside `retry_task`.
     """
     check_names(app.conf, app.namespace)
+    shelf_of(app.conf)
     for task in app.tasks.values():
         check_declaration(type(task))
         if not isinstance(task, IdempotentTask) and any(

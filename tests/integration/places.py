@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from reliable_tasks.core.keys import notes_key, shelf_name
 from reliable_tasks.core.records import (
     Confirmation,
     Duplicate,
@@ -25,7 +26,7 @@ from reliable_tasks.stores.redis import RedisStore
 
 HORIZON_MS = 60_000
 TERMS: dict[str, Any] = {"lease_ms": 20_000, "horizon_ms": HORIZON_MS, "max_crashes": 3}
-SHELF = "rt1:places:dead-letters"
+SHELF = shelf_name("places")
 
 
 def key_of(name: str) -> str:
@@ -69,8 +70,13 @@ def one_life(store: Store, name: str) -> None:
     assert (record.state, record.outcome) == (State.DONE, "zażółć".encode())
     assert {key, key_of(f"{name}-2")} <= set(store.scan("rt1:places:task:"))
     published(store, key_of(f"{name}-3"), key_of(f"{name}-4"))
-    store.bury(SHELF, name, b"\x00letter")
+    store.bury(SHELF, name, b"\x00letter", at_ms=7, most=1_000, oldest_ms=9)
     assert (name, b"\x00letter") in list(store.letters(SHELF))
+    assert store.letter(SHELF, name) == b"\x00letter"
+    assert store.unbury(SHELF, name, at_ms=7)
+    assert store.reopen(key_of(f"{name}-2"), job="job", line=1, horizon_ms=HORIZON_MS)
+    store.jot(notes_key("places", name), b"line", most=2, keep_ms=60_000)
+    assert store.jottings(notes_key("places", name)) == [b"line"]
     assert store.forget(key)
     assert store.peek(key) is None
 

@@ -27,6 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from reliable_tasks.core.keys import notes_key
 from reliable_tasks.core.limits import BreakerTerms, BudgetTerms
 from reliable_tasks.core.records import Busy, Granted, Settled, State
 from reliable_tasks.errors import StoreUnavailable
@@ -236,7 +237,10 @@ def every_operation(store: RedisStore) -> None:
         claim(store, "b", delivery=str(number), lease_ms=1)
         time.sleep(0.003)
     store.end(key_of("c"), job="job", killed=True, horizon_ms=HORIZON_MS)
-    store.bury(SHELF, "job", b"letter")
+    store.bury(SHELF, "job", b"letter", at_ms=1, most=9, oldest_ms=9)
+    store.unbury(SHELF, "job", at_ms=1)
+    store.jot(notes_key("places", "job"), b"line", most=2, keep_ms=60_000)
+    store.jottings(notes_key("places", "job"))
     for delivery, job in (("1", "x"), ("2", "y"), ("3", "x")):  # facts come and go
         claim(store, "d", delivery=delivery, job=job, lease_ms=1, max_crashes=99)
         store.advance(key_of("d"), job=job, line=1, horizon_ms=HORIZON_MS)

@@ -242,7 +242,7 @@ class TestGivingUp:
 
         [given_up] = [each for each in calm.ledger.entries("gave up") if each.job == label]
         with calm.database.client() as client:
-            letter = json.loads(client.hget("rt1::dead-letters", result.id))
+            letter = json.loads(client.hget("rt1::{dead-letters}", result.id))
         assert given_up.details == {"attempts": 2, "reason": "attempts"}
         assert (letter["task"], letter["reason"]) == (hopeless.name, "attempts")
 

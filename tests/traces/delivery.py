@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from reliable_tasks.burial import Shelf
 from reliable_tasks.core.records import Outcome, State
 from reliable_tasks.errors import Quarantined
 from reliable_tasks.guard import Guard
@@ -16,9 +18,10 @@ from tests.traces.stepping import Steps
 if TYPE_CHECKING:
     from tests.traces.world import Worker
 
-__all__ = ("BrokerDown", "Delivery", "Exiting", "GivesUp", "PublishedRetry", "TaskError")
+__all__ = ("SHELF", "BrokerDown", "Delivery", "Exiting", "GivesUp", "PublishedRetry", "TaskError")
 
 
+SHELF = Shelf("traces")
 TICK = 0.001  # seconds that a step takes
 
 
@@ -123,7 +126,7 @@ class Delivery:
         guard = Guard(
             lambda: self.worker.store,
             self.world.options,
-            shelf="shelf",
+            shelf=SHELF,
             tell=self.world.hears,
             sleep=self.sleep,
         )
@@ -217,7 +220,7 @@ class Delivery:
     def load_error(self, data: bytes) -> BaseException:
         return TaskError(data.decode())
 
-    def letter(self, reason: str) -> bytes:
+    def letter(self, reason: str, at_ms: int, past: Sequence[Mapping[str, Any]]) -> bytes:
         return str(self.message).encode()
 
     def max_run_ms(self) -> int:

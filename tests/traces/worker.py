@@ -12,6 +12,7 @@ from tests.traces.delivery import Delivery
 from tests.traces.history import Broken, Diverged
 
 if TYPE_CHECKING:
+    from reliable_tasks.core.store import Store
     from tests.traces.world import World
 
 __all__ = ("Switch", "Worker")
@@ -124,6 +125,9 @@ class Switch:
 
     def let_go(self, lease: Lease) -> None:
         self._world.running.keeper.let_go(lease)
+
+    def introduce(self, store: Store, prefix: str) -> None:
+        """Nobody asks who the processes are."""
 
 
 class Worker:

@@ -20,7 +20,7 @@ from reliable_tasks.message import Event
 from reliable_tasks.testing.clock import ManualClock
 from tests.traces.bodies import pays
 from tests.traces.broker import Broker, Letter, RedisBroker
-from tests.traces.delivery import Delivery
+from tests.traces.delivery import SHELF, Delivery
 from tests.traces.history import Broken, History
 from tests.traces.places import Memory, Place
 from tests.traces.worker import Switch, Worker
@@ -259,7 +259,7 @@ class World:
     def is_finished(self, letter: Letter) -> bool:
         """Whether the job came to an end that its caller can see."""
         job = letter.job
-        buried = any(job == each for each, _ in self.place.store.letters("shelf"))
+        buried = any(job == each for each, _ in self.place.store.letters(SHELF.name))
         result = self.history.results.get(job)
         sent = not letter.carries or self.history.callbacks[job] > 0
         return buried or job in self.history.skipped or (result is not None and sent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -19,6 +19,7 @@ from reliable_tasks import (
     StoreUnavailable,
     guard,
 )
+from reliable_tasks.burial import Shelf
 from reliable_tasks.core.records import (
     Confirmation,
     Granted,
@@ -69,6 +70,8 @@ def _failing(name: str) -> Callable[..., Any]:
 
     return ask
 
+
+SHELF = Shelf("unit")
 
 for _name in ("claim", "settle", "close", "spare", "advance", "bury"):
     setattr(FlakyStore, _name, _failing(_name))
@@ -151,7 +154,7 @@ class FakeMessage:
     def load_error(self, data: bytes) -> BaseException:
         return ValueError(data.decode())
 
-    def letter(self, reason: str) -> bytes:
+    def letter(self, reason: str, at_ms: int, past: Sequence[Mapping[str, Any]]) -> bytes:
         return f"letter of {self.job}".encode()
 
     def max_run_ms(self) -> int:
@@ -180,7 +183,7 @@ class Bench:
         guarded = Guard(
             lambda: self.store,
             read({"lease_seconds": 30, "redelivery_horizon": 3_600, **options}),
-            shelf="shelf",
+            shelf=SHELF,
             tell=lambda event, _, details: self.events.append((event, details)),
             sleep=self._sleep,
         )
@@ -552,7 +555,7 @@ def test_a_job_that_kills_is_quarantined_whole(bench: Bench) -> None:
         bench.execute(message, max_crashes=2)
     assert message.runs == 0
     assert isinstance(message.sent[0], Quarantined)
-    assert list(bench.store.letters("shelf")) == [("a", b"letter of a")]
+    assert list(bench.store.letters(SHELF.name)) == [("a", b"letter of a")]
     assert bench.events == [(Event.QUARANTINED, {"crashes": 2})]
     with pytest.raises(Drop):
         bench.execute(FakeMessage(), max_crashes=2)

@@ -65,7 +65,7 @@ def test_stores_share_nothing() -> None:
     """Each store has records and letters of its own."""
     one, other = MemoryStore(), MemoryStore()
     start(one, "k")
-    one.bury("shelf", "job", b"letter")
+    one.bury("shelf", "job", b"letter", at_ms=1, most=9, oldest_ms=9)
 
     assert other.peek("k") is None
     assert list(other.letters("shelf")) == []
@@ -75,7 +75,7 @@ def test_a_cleared_store_is_as_new() -> None:
     """Nothing is left of records and letters."""
     store = MemoryStore()
     start(store, "k")
-    store.bury("shelf", "job", b"letter")
+    store.bury("shelf", "job", b"letter", at_ms=1, most=9, oldest_ms=9)
     store.clear()
 
     assert (list(store.scan()), list(store.letters("shelf"))) == ([], [])
@@ -106,9 +106,9 @@ def test_records_of_the_present_are_kept() -> None:
 def test_letters_can_be_buried_while_they_are_read() -> None:
     """Operators see the shelf as it was when they asked."""
     store = MemoryStore()
-    store.bury("shelf", "one", b"1")
+    store.bury("shelf", "one", b"1", at_ms=1, most=9, oldest_ms=9)
     letters = store.letters("shelf")
-    store.bury("shelf", "two", b"2")
+    store.bury("shelf", "two", b"2", at_ms=1, most=9, oldest_ms=9)
 
     assert list(letters) == [("one", b"1")]
     assert sorted(store.letters("shelf")) == [("one", b"1"), ("two", b"2")]

@@ -313,7 +313,7 @@ class TestPickled:
             bench.work()
         bench.work()
 
-        [(job, letter)] = task.records.letters(task.shelf)
+        [(job, letter)] = task.records.letters(task.shelf.name)
         kept = json.loads(letter)
         assert (job, kept["content_type"]) == ("poison", "application/x-python-serialize")
         assert pickle.loads(base64.b64decode(kept["body"]))["args"] == [2j]

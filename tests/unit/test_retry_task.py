@@ -434,7 +434,7 @@ class TestNotPublished:
         assert [(job.error, job.attempts, job.reason) for job in heard] == [
             (error, 1, "unpublished")
         ]
-        assert [job for job, _ in app.conf.reliable_tasks_store.letters("rt1::dead-letters")] == [
+        assert [job for job, _ in app.conf.reliable_tasks_store.letters("rt1::{dead-letters}")] == [
             "job"
         ]
         assert [each["reason"] for each in told] == ["unpublished"] * 2
@@ -766,7 +766,7 @@ class TestGivingUp:
         headers = {"tenant": "a", "x-death": [{"queue": "delayed"}]}  # RabbitMQ's, of its way here
         broker.run(task, 1, task_id="job", headers=headers)
 
-        [(job, letter)] = app.conf.reliable_tasks_store.letters("rt1::dead-letters")
+        [(job, letter)] = app.conf.reliable_tasks_store.letters("rt1::{dead-letters}")
         said = json.loads(letter)
         message = json.loads(base64.b64decode(said["body"]))
         assert (job, said["reason"], message["args"]) == ("job", "attempts", [1])
@@ -780,7 +780,7 @@ class TestGivingUp:
 
         task.apply(task_id="job")
 
-        assert [job for job, _ in eager_store.letters("rt1::dead-letters")] == ["job"]
+        assert [job for job, _ in eager_store.letters("rt1::{dead-letters}")] == ["job"]
 
     def test_no_store_for_the_letter(
         self,
@@ -793,7 +793,7 @@ class TestGivingUp:
         """The job fails with its own error all the same, and the log says what is not kept."""
         asked = []
 
-        def refuse(*_: Any) -> None:
+        def refuse(*_: Any, **__: Any) -> None:
             asked.append(True)
             raise StoreUnavailable("bury", "TimeoutError")
 

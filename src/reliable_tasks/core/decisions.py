@@ -18,6 +18,7 @@ from reliable_tasks.core.records import (
     MAX_FACTS,
     Answer,
     Busy,
+    Death,
     Fact,
     Finished,
     Granted,
@@ -34,12 +35,24 @@ from reliable_tasks.core.records import (
     retries_of,
 )
 
-__all__ = ("Claim", "advance", "claim", "close", "drain", "end", "renew", "settle", "spare")
+__all__ = (
+    "Claim",
+    "advance",
+    "claim",
+    "close",
+    "drain",
+    "end",
+    "renew",
+    "reopen",
+    "settle",
+    "spare",
+)
 
 PRUNED_AT_ONCE = 8
 _KNOWN = frozenset(State)
 _ENDED = frozenset({State.DONE, State.FAILED})
 _OPEN = _KNOWN - _ENDED - {State.QUARANTINED}
+_BUSY = frozenset({State.RUNNING, State.RETRYING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +91,7 @@ def _again(record: Record, job: str, fact: Fact) -> Answer:
     if fact.ended:
         return Finished(State(fact.ended), fact.outcome, same_job=True, replays=fact.replays)
     if record.state is State.QUARANTINED:  # since the question was asked first
-        return Poisoned(len(record.suspects))
+        return _poisoned(record)
     return Superseded("repeated")
 
 
@@ -115,7 +128,7 @@ def _answer_by_state(record: Record, ask: Claim, runs: bool, now_us: int) -> Ans
     same_job = record.job == ask.job
     live = now_us // 1000 < record.until_ms
     if record.state is State.QUARANTINED:
-        return Poisoned(len(record.suspects))
+        return _poisoned(record)
     is_told = live or _is_answered(record, ask)
     if is_told and not same_job and record.state is not State.IDLE:
         if record.payload and ask.payload and record.payload != ask.payload:
@@ -127,12 +140,17 @@ def _answer_by_state(record: Record, ask: Claim, runs: bool, now_us: int) -> Ans
             return Finished(State(record.state), record.outcome, same_job=False, left_ms=left_ms)
     if live and (runs or (record.state is State.RETRYING and not same_job)):
         return _busy(record, ask, now_us)
+    death = Death(record.delivery, record.token) if runs and not record.draining else None
     if runs:
         _suspect(record)
     if len(record.suspects) >= ask.max_crashes:
         record.state, record.draining, record.expires_ms = State.QUARANTINED, False, None
-        return Poisoned(len(record.suspects))
-    return _grant(record, ask, now_us)
+        return _poisoned(record)
+    return replace(_grant(record, ask, now_us), death=death)
+
+
+def _poisoned(record: Record) -> Poisoned:
+    return Poisoned(len(record.suspects), Death(record.delivery, record.token))
 
 
 def _is_answered(record: Record, ask: Claim) -> bool:
@@ -356,3 +374,44 @@ def advance(record: Record | None, job: str, line: int, horizon_ms: int, now_us:
     fact.line = max(fact.line, line)
     _remember(record, job, fact, horizon_ms, now_ms)
     return record
+
+
+def reopen(
+    record: Record | None, job: str, line: int, horizon_ms: int, now_us: int
+) -> tuple[Record, bool]:
+    """Let a job run again by an operator's word; see `Store.reopen`."""
+    now_ms = now_us // 1000
+    if record is None:
+        return Record(State.IDLE, job, line=line, expires_ms=now_ms + horizon_ms), True
+    if record.state not in _KNOWN:
+        return record, False
+    fact = _fact(record, job)
+    if fact.line >= line:
+        return record, fact.line == line
+    if record.job == job and record.state in _BUSY and now_ms < record.until_ms:
+        return record, False
+    fact.line, fact.closed, fact.replays, fact.delivery = line, False, 0, ""
+    if record.job == job:
+        _reopen_own(record, fact, now_ms)
+    else:
+        _reopen_other(record, job, fact, now_ms)
+        _prune(record, now_ms, horizon_ms)
+    record.expires_ms = max(record.expires_ms or 0, now_ms + horizon_ms)
+    return record, True
+
+
+def _reopen_own(record: Record, fact: Fact, now_ms: int) -> None:
+    fact.at_ms = 0
+    _write(record, record.job, fact)
+    if record.state is not State.DONE:
+        record.state, record.until_ms, record.outcome = State.IDLE, now_ms, None
+        record.suspects, record.draining = (), False
+
+
+def _reopen_other(record: Record, job: str, fact: Fact, now_ms: int) -> None:
+    fact.at_ms = now_ms
+    if fact.ended != State.DONE:
+        fact.ended, fact.outcome, fact.token = "", None, 0
+    record.facts[job] = fact
+    if record.state is State.QUARANTINED:
+        record.state, record.suspects = State.IDLE, ()

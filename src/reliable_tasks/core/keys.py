@@ -48,12 +48,17 @@ __all__ = (
     "bind",
     "check_names",
     "digest",
+    "flight_key",
+    "index_name",
     "is_record",
     "key_of",
     "limit_key",
     "message_key",
+    "notes_key",
     "payload_digest",
+    "process_key",
     "record_key",
+    "replay_key",
     "shelf_name",
 )
 
@@ -64,8 +69,9 @@ MAX_TASK_ID_LENGTH = 64  # characters; a longer task id is digested
 KeySpec: TypeAlias = str | Sequence[str] | Callable[..., object]
 """A key given for one call, the names of arguments, or a callable that makes the key."""
 
-_SHELF = "dead-letters"
-_LIMITS = ("=budget", "=breaker")
+_SHELF = "{dead-letters}"  # the braces keep it and its index on one node of a cluster
+_INDEX = ":at"
+_OTHERS = ("=budget", "=breaker", "=flight", "=notes", "=process", "=replay")
 _MAX_STEPS = 6  # of a path in an error; the rest of a deep path helps nobody
 _MAX_SHAPES = 4096  # signatures remembered; a process has far fewer tasks
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
@@ -526,14 +532,42 @@ def shelf_name(prefix: str) -> str:
     return f"rt1:{prefix}:{_SHELF}"
 
 
+def index_name(shelf: str) -> str:
+    """Name of what places the letters of a *shelf* in time."""
+    return shelf + _INDEX
+
+
 def limit_key(prefix: str, kind: str, name: str) -> str:
     """Name of what a store counts for the ``budget`` or ``breaker`` called *name*."""
     return f"rt1:{prefix}:={kind}:{name}"
 
 
+def flight_key(prefix: str, task_id: str) -> str:
+    """Name of what the flight recorder notes of a job."""
+    return f"rt1:{prefix}:=flight:{task_id}"
+
+
+def notes_key(prefix: str, task_id: str) -> str:
+    """Name of what is noted of a job's attempts, for the case that it becomes a dead letter."""
+    return f"rt1:{prefix}:=notes:{task_id}"
+
+
+def process_key(prefix: str, process: int) -> str:
+    """Name of what a process with the number *process* says of itself."""
+    return f"rt1:{prefix}:=process:{process}"
+
+
+def replay_key(prefix: str, task_id: str, line: int) -> str:
+    """Name of what knows which message of a replay of a job is the one that runs."""
+    return f"rt1:{prefix}:=replay:{task_id}:{line}"
+
+
 def is_record(name: bytes) -> bool:
     """Whether *name* is that of a record, among all that a server may hold."""
     first, *others = name.split(b":")
-    is_shelf = len(others) == 2 and others[-1] == _SHELF.encode()
-    is_limit = len(others) > 2 and others[1].decode(errors="replace") in _LIMITS
-    return first == b"rt1" and not is_shelf and not is_limit
+    is_other = len(others) > 2 and others[1].decode(errors="replace") in _OTHERS
+    return first == b"rt1" and not _is_shelf(others) and not is_other
+
+
+def _is_shelf(parts: list[bytes]) -> bool:
+    return b":".join(parts[1:]) in (_SHELF.encode(), (_SHELF + _INDEX).encode())

@@ -22,6 +22,7 @@ __all__ = (
     "Answer",
     "Busy",
     "Confirmation",
+    "Death",
     "Duplicate",
     "Early",
     "Fact",
@@ -132,11 +133,24 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Death:
+    """An execution that ended without a word: its delivery and its token."""
+
+    delivery: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class Granted:
-    """Run it. *crashes* executions before this one ended without a word."""
+    """
+    Run it. *crashes* executions before this one ended without a word.
+
+    *death* is the one whose lease this takes over; a repeated question may not be told.
+    """
 
     token: int
     crashes: int = 0
+    death: Death | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +200,10 @@ class Early:
 
 @dataclass(frozen=True, slots=True)
 class Poisoned:
-    """Quarantined after *crashes* executions that ended without an outcome."""
+    """Quarantined after *crashes* executions that ended without an outcome, *death* the last."""
 
     crashes: int
+    death: Death | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

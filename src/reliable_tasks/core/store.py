@@ -17,7 +17,10 @@ from reliable_tasks.core.records import (
     Stale,
 )
 
-__all__ = ("Store",)
+__all__ = ("SURPLUS_AT_ONCE", "Store")
+
+SURPLUS_AT_ONCE = 100
+"""Letters that `Store.bury` names as too many, at most."""
 
 
 @runtime_checkable
@@ -174,10 +177,72 @@ class Store(Protocol):
         """
         ...
 
-    def bury(self, shelf: str, job: str, letter: bytes) -> None:
-        """Keep *letter*, the whole message of a quarantined *job*, on the dead-letter *shelf*."""
+    def reopen(self, key: str, *, job: str, line: int, horizon_ms: int) -> bool:
+        """
+        Let a job run again by an operator's word, as the message at *line*; older ones stay older.
+
+        Deaths and replays are forgotten, and a quarantine of the key is over. A job that failed is
+        as if it had not ended; one that is done keeps its outcome, and what hangs on its message
+        is sent again.
+
+        Args:
+            key: The record.
+            job: The task id.
+            line: Above that of every earlier message of the job.
+            horizon_ms: See the class.
+
+        Returns:
+            Whether a message at *line* is to be published, now or when it was asked first. False:
+            the job runs or waits for its retry, or a newer message of it exists; nothing changed.
+        """
+        ...
+
+    def jot(self, name: str, line: bytes, *, most: int, keep_ms: int) -> None:
+        """
+        Append *line* to a short list that ends by itself, *keep_ms* after its last line.
+
+        The oldest lines beyond *most* go. A lost reply may double a line.
+        """
+        ...
+
+    def jottings(self, name: str) -> list[bytes]:
+        """Return the lines of a list, the oldest first; none if there is no list."""
+        ...
+
+    def bury(
+        self, shelf: str, job: str, letter: bytes, *, at_ms: int, most: int, oldest_ms: int
+    ) -> list[tuple[str, int]]:
+        """
+        Keep *letter*, the whole message of *job*, on a shelf, in place of an earlier one.
+
+        Nothing is dropped here: what is too much is named, to be logged and then taken off.
+
+        Args:
+            shelf: From `keys.shelf_name`.
+            job: The task id.
+            letter: Any bytes.
+            at_ms: When it was written, in milliseconds since 1970.
+            most: How many letters the shelf may hold.
+            oldest_ms: How much older than *at_ms* a letter may be.
+
+        Returns:
+            (job, at_ms) of other letters that are too old or too many, the oldest first,
+            `SURPLUS_AT_ONCE` at most.
+        """
         ...
 
     def letters(self, shelf: str) -> Iterator[tuple[str, bytes]]:
         """Yield (job, letter) of all dead letters on *shelf*, in no order."""
+        ...
+
+    def letter(self, shelf: str, job: str) -> bytes | None:
+        """Return the letter of one job, or None."""
+        ...
+
+    def letter_count(self, shelf: str) -> int:
+        """Return how many dead letters there are on *shelf*."""
+        ...
+
+    def unbury(self, shelf: str, job: str, *, at_ms: int) -> bool:
+        """Take the letter that *job* got at *at_ms* off; returns whether it was there."""
         ...

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import sleep
+from time import sleep, time
 from typing import Any
 
-from reliable_tasks.core.keys import shelf_name
 from reliable_tasks.core.store import Store
 from reliable_tasks.deadletter import letter_of
 from reliable_tasks.errors import StoreUnavailable
-from reliable_tasks.events import DEAD_LETTERED, report
+from reliable_tasks.events import DEAD_LETTERED, LETTER_DROPPED, report
 from reliable_tasks.publish import headers_of
 from reliable_tasks.retry.attempts import NAME, Reason
 from reliable_tasks.retry.gaveup import GaveUp, GiveUp
+from reliable_tasks.storage import shelf_of
 
-__all__ = ("bury", "call_hook")
+__all__ = ("bury", "call_hook", "note")
 
 logger = logging.getLogger("reliable_tasks")
 
@@ -33,7 +33,17 @@ def call_hook(hook: GiveUp, given_up: GaveUp) -> None:
         )
 
 
-def bury(task: Any, request: Any, reason: Reason, records: Callable[[], tuple[Store, str]]) -> None:
+def note(
+    task: Any, request: Any, attempt: int, error: BaseException, store: Callable[[], Store]
+) -> None:
+    """Note an attempt that failed, for the case that its job becomes a dead letter."""
+    try:
+        shelf_of(task.app.conf).note_error(store(), request.id, attempt, error)
+    except Exception as trouble:
+        logger.warning("Task %s[%s]: its error is not noted: %s", task.name, request.id, trouble)
+
+
+def bury(task: Any, request: Any, reason: Reason, records: Callable[[], Store]) -> None:
     """
     Keep the whole message among the dead letters, as if it had never been tried.
 
@@ -43,26 +53,37 @@ def bury(task: Any, request: Any, reason: Reason, records: Callable[[], tuple[St
         task: The job's task.
         request: Its context.
         reason: Why it is given up.
-        records: Gives the store, and the first part of the names there.
+        records: Gives the store.
     """
     try:
         headers = headers_of(request)
         headers.pop(NAME, None)
+        store, shelf, at_ms = records(), shelf_of(task.app.conf), round(time() * 1_000)
         letter = letter_of(
-            task, request, request.args, request.kwargs, str(reason), headers=headers
+            task,
+            request,
+            request.args,
+            request.kwargs,
+            str(reason),
+            at_ms=at_ms,
+            past=shelf.notes(store, request.id),
+            headers=headers,
         )
-        store, prefix = records()
-        _bury(store, shelf_name(prefix), request.id, letter)
+
+        def dropped(other: str) -> None:
+            report(LETTER_DROPPED, task, request.id, {"dropped": other})
+
+        _patiently(lambda: shelf.bury(store, request.id, letter, at_ms=at_ms, dropped=dropped))
     except Exception as error:
         logger.error("Task %s[%s] is not among the dead letters: %s", task.name, request.id, error)
         return
     report(DEAD_LETTERED, task, request.id, {"reason": str(reason)})
 
 
-def _bury(store: Store, shelf: str, job: str, letter: bytes) -> None:
+def _patiently(act: Callable[[], None]) -> None:
     for pause in PAUSES_BEFORE_LOSS:
         try:
-            return store.bury(shelf, job, letter)
+            return act()
         except StoreUnavailable:
             sleep(pause)
-    return store.bury(shelf, job, letter)
+    return act()

@@ -172,7 +172,7 @@ class Turn:
         """Keep the message, and call the hook."""
         request, plan = self._request, self._plan
         if plan.dead_letter:
-            bury(self._task, request, reason, lambda: self._records)
+            bury(self._task, request, reason, lambda: self._records[0])
         if plan.give_up is not None:
             given_up = GaveUp(
                 task_name=self._task.name,

@@ -50,6 +50,10 @@ class Channel(Protocol):
         """Run *script* on one key; *arguments* are *count* packed bulk strings."""
         ...
 
+    def run_on(self, script: Script, keys: Sequence[str], arguments: bytes, count: int) -> Any:
+        """Like `run`, on several keys that a cluster keeps on one node."""
+        ...
+
     def run_many(
         self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
     ) -> str:
@@ -109,10 +113,16 @@ class DirectChannel:
         self._pid = os.getpid()
 
     def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
-        tail = b"$1\r\n1\r\n" + pack(key) + arguments
-        [reply] = self._ask(script.name, [script.by_digest(count + 4) + tail])
+        return self._run(script, b"$1\r\n1\r\n" + pack(key) + arguments, count + 4)
+
+    def run_on(self, script: Script, keys: Sequence[str], arguments: bytes, count: int) -> Any:
+        tail = pack(len(keys), *keys) + arguments
+        return self._run(script, tail, count + 3 + len(keys))
+
+    def _run(self, script: Script, tail: bytes, parts: int) -> Any:
+        [reply] = self._ask(script.name, [script.by_digest(parts) + tail])
         if self._is_unknown(reply):
-            [reply] = self._ask(script.name, [script.by_text(count + 4) + tail])
+            [reply] = self._ask(script.name, [script.by_text(parts) + tail])
         return _checked(reply, script.name)
 
     def run_many(

@@ -50,6 +50,11 @@ class ClusterChannel:
     def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
         return self._routed(script.name, key, lambda node: node.run(script, key, arguments, count))
 
+    def run_on(self, script: Script, keys: Sequence[str], arguments: bytes, count: int) -> Any:
+        return self._routed(
+            script.name, keys[0], lambda node: node.run_on(script, keys, arguments, count)
+        )
+
     def run_many(
         self, script: Script, shared: Sequence[Any], pairs: Sequence[tuple[str, Any]]
     ) -> str:

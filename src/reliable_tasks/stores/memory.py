@@ -30,6 +30,7 @@ from reliable_tasks.core.records import (
     Settled,
     Stale,
 )
+from reliable_tasks.core.store import SURPLUS_AT_ONCE
 
 __all__ = ("MemoryStore",)
 
@@ -62,7 +63,8 @@ class MemoryStore:
         self._lock = Lock()
         self._records: dict[str, Record] = {}
         self._sweep_at = SWEEP_FROM
-        self._shelves: dict[str, dict[str, bytes]] = {}
+        self._shelves: dict[str, dict[str, tuple[int, bytes]]] = {}
+        self._lists: dict[str, tuple[int, list[bytes]]] = {}  # until when, ms, and the lines
         self._budgets: defaultdict[str, Budget] = defaultdict(Budget)
         self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
 
@@ -72,7 +74,13 @@ class MemoryStore:
     def clear(self) -> None:
         """Forget all records, all dead letters, and what was counted."""
         with self._lock:
-            for kept in (self._records, self._shelves, self._budgets, self._breakers):
+            for kept in (
+                self._records,
+                self._shelves,
+                self._lists,
+                self._budgets,
+                self._breakers,
+            ):
                 kept.clear()
 
     def claim(
@@ -197,14 +205,66 @@ class MemoryStore:
             keys = [key for key in self._records if key.startswith(prefix)]
         return iter(keys)
 
-    def bury(self, shelf: str, job: str, letter: bytes) -> None:
+    def reopen(self, key: str, *, job: str, line: int, horizon_ms: int) -> bool:
         with self._lock:
-            self._shelves.setdefault(shelf, {})[job] = letter
+            now_us = self._clock.now_us()
+            record, is_open = decisions.reopen(
+                self._find(key, now_us), job, line, horizon_ms, now_us
+            )
+            self._keep(key, record, now_us)
+        return is_open
+
+    def jot(self, name: str, line: bytes, *, most: int, keep_ms: int) -> None:
+        with self._lock:
+            now_ms = self._now_ms()
+            lines = [*self._lines(name), line][-most:]
+            self._lists[name] = now_ms + keep_ms, lines
+            for each in [each for each, (until_ms, _) in self._lists.items() if until_ms < now_ms]:
+                del self._lists[each]
+
+    def jottings(self, name: str) -> list[bytes]:
+        with self._lock:
+            return list(self._lines(name))
+
+    def _lines(self, name: str) -> list[bytes]:
+        until_ms, lines = self._lists.get(name, (0, []))
+        return lines if self._now_ms() <= until_ms else []
+
+    def bury(
+        self, shelf: str, job: str, letter: bytes, *, at_ms: int, most: int, oldest_ms: int
+    ) -> list[tuple[str, int]]:
+        with self._lock:
+            letters = self._shelves.setdefault(shelf, {})
+            letters[job] = at_ms, letter
+            by_age = sorted((each_ms, other) for other, (each_ms, _) in letters.items())
+        oldest = by_age[:SURPLUS_AT_ONCE]
+        return [
+            (other, each_ms)
+            for place, (each_ms, other) in enumerate(oldest)
+            if other != job and (each_ms < at_ms - oldest_ms or place < len(by_age) - most)
+        ]
 
     def letters(self, shelf: str) -> Iterator[tuple[str, bytes]]:
         with self._lock:
-            found = list(self._shelves.get(shelf, {}).items())
+            found = [(job, letter) for job, (_, letter) in self._shelves.get(shelf, {}).items()]
         return iter(found)
+
+    def letter(self, shelf: str, job: str) -> bytes | None:
+        with self._lock:
+            found = self._shelves.get(shelf, {}).get(job)
+        return None if found is None else found[1]
+
+    def letter_count(self, shelf: str) -> int:
+        with self._lock:
+            return len(self._shelves.get(shelf, {}))
+
+    def unbury(self, shelf: str, job: str, *, at_ms: int) -> bool:
+        with self._lock:
+            letters = self._shelves.get(shelf, {})
+            is_there = job in letters and letters[job][0] == at_ms
+            if is_there:
+                del letters[job]
+        return is_there
 
     def withdraw(
         self, key: str, *, token: str, wait_ms: int, calls: Counts, terms: BudgetTerms

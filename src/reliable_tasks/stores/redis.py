@@ -8,12 +8,13 @@ from itertools import chain
 from typing import Any
 
 from reliable_tasks.core.durations import to_ms
-from reliable_tasks.core.keys import is_record
+from reliable_tasks.core.keys import index_name, is_record
 from reliable_tasks.core.limits import BreakerTerms, BudgetTerms, Counts, Passage
 from reliable_tasks.core.records import (
     Answer,
     Busy,
     Confirmation,
+    Death,
     Duplicate,
     Early,
     Fact,
@@ -33,6 +34,7 @@ from reliable_tasks.core.records import (
     Unreadable,
     Waiting,
 )
+from reliable_tasks.core.store import SURPLUS_AT_ONCE
 from reliable_tasks.stores.addresses import ClusterWay, SentinelWay, Way, way_of, way_to
 from reliable_tasks.stores.channel import Channel, DirectChannel, pack
 from reliable_tasks.stores.cluster import ClusterChannel
@@ -174,8 +176,21 @@ class RedisStore:
             if is_record(key):
                 yield key.decode()
 
-    def bury(self, shelf: str, job: str, letter: bytes) -> None:
-        self._channel.execute("HSET", shelf, job, letter)
+    def reopen(self, key: str, *, job: str, line: int, horizon_ms: int) -> bool:
+        return bool(self._channel.run(load("reopen"), key, pack(job, line, horizon_ms), 3))
+
+    def jot(self, name: str, line: bytes, *, most: int, keep_ms: int) -> None:
+        self._channel.run(load("jot"), name, pack(line, most, keep_ms), 3)
+
+    def jottings(self, name: str) -> list[bytes]:
+        return list(self._channel.execute("LRANGE", name, 0, -1))
+
+    def bury(
+        self, shelf: str, job: str, letter: bytes, *, at_ms: int, most: int, oldest_ms: int
+    ) -> list[tuple[str, int]]:
+        arguments = pack(job, letter, at_ms, most, at_ms - oldest_ms, SURPLUS_AT_ONCE)
+        flat = self._channel.run_on(load("bury"), (shelf, index_name(shelf)), arguments, 6)
+        return [(flat[at].decode(), int(flat[at + 1])) for at in range(0, len(flat), 2)]
 
     def letters(self, shelf: str) -> Iterator[tuple[str, bytes]]:
         cursor: Any = b"0"
@@ -184,6 +199,17 @@ class RedisStore:
             yield from _mapping(found).items()
             if int(cursor) == 0:
                 return
+
+    def letter(self, shelf: str, job: str) -> bytes | None:
+        found: bytes | None = self._channel.execute("HGET", shelf, job)
+        return found
+
+    def letter_count(self, shelf: str) -> int:
+        return int(self._channel.execute("ZCARD", index_name(shelf)))
+
+    def unbury(self, shelf: str, job: str, *, at_ms: int) -> bool:
+        keys = (shelf, index_name(shelf))
+        return bool(self._channel.run_on(load("unbury"), keys, pack(job, at_ms), 2))
 
     def withdraw(
         self, key: str, *, token: str, wait_ms: int, calls: Counts, terms: BudgetTerms
@@ -225,14 +251,11 @@ def _terms(lease_ms: int, horizon_ms: int, max_crashes: int) -> bytes:
     return pack(lease_ms, horizon_ms, max_crashes)
 
 
-_NUMBERED: dict[int, type[Poisoned | Early]] = {5: Poisoned, 8: Early}
-
-
 def _answer(reply: Any) -> Answer:
     """Give the reply of claim.lua its type."""
     kind = reply[0]
     if kind == 1:
-        return Granted(reply[1], reply[2])
+        return Granted(reply[1], reply[2], _death(reply[3:]) if len(reply) > 3 else None)
     if kind == 2:
         return Busy(reply[1], reply[2] == 1, reply[3] == 1)
     if kind == 3:
@@ -240,9 +263,23 @@ def _answer(reply: Any) -> Answer:
         return Finished(State(reply[1].decode()), outcome, reply[2] == 1, reply[3], reply[4])
     if kind == 4:
         return Superseded(reply[1].decode())
-    if kind in _NUMBERED:
-        return _NUMBERED[kind](reply[1])
-    return Reused() if kind == 6 else Unreadable()
+    if kind == 5:
+        return Poisoned(reply[1], _death(reply[2:]))
+    return _seldom(reply)
+
+
+def _seldom(reply: Any) -> Answer:
+    if reply[0] == 8:
+        return Early(reply[1])
+    return Reused() if reply[0] == 6 else Unreadable()
+
+
+def _death(named: Any) -> Death | None:
+    """Return the execution that the end of a reply names, if it names one."""
+    if not named:
+        return None
+    delivery, token = named
+    return Death((delivery or b"").decode(), int(token or 0))
 
 
 def _question(ask: Reservation) -> bytes:

@@ -407,6 +407,17 @@ class StoreMachine(RuleBasedStateMachine):
             self._overwrite(name, "N")
         self._compare(name)
 
+    @rule(name=KEYS, job=JOBS, line=LINES, horizon_ms=HORIZONS)
+    def reopen(self, name: str, job: str, line: int, horizon_ms: int) -> None:
+        """An operator lets a job run again."""
+        expected, got = self._ask(
+            name,
+            lambda store: store.reopen(self._key(name), job=job, line=line, horizon_ms=horizon_ms),
+            horizon_ms,
+        )
+        assert got == expected
+        self._compare(name)
+
     def _overwrite(self, name: str, state: str) -> None:
         if self.plant is None or self.model.peek(self._key(name)) is None:
             return

@@ -3,10 +3,11 @@
 -- ARGV[1] lease, ms  [2] horizon, ms  [3] max_crashes  [4] delivery  [5] job  [6] line  [7] payload
 --     [8] turn, 0 for none, or when the call was due in us, negated
 --     [9...] earlier deliveries of the job that are over; left out, as is the turn, if there is none
--- Returns {1, token, crashes} granted         {2, remaining ms, same job, newer} busy
+-- Returns {1, token, crashes, delivery, token} granted, the last two of an execution that died
+--         {2, remaining ms, same job, newer} busy
 --         {3, state, same job, replays, retention left in ms, outcome or nil} finished
---         {4, reason} superseded    {5, crashes} poisoned    {6} reused    {7} unreadable
---         {8, remaining ms} early
+--         {4, reason} superseded    {5, crashes, delivery, token} poisoned, by that execution last
+--         {6} reused    {7} unreadable    {8, remaining ms} early
 -- Asking again with the same delivery changes nothing and is answered the same.
 -- include: base
 local lease_ms, horizon_ms, max_crashes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -59,6 +60,7 @@ local owner = owner_of(j)
 local same = owner == job
 local crashes = 0
 if suspects then crashes = select(2, string.gsub(suspects, "%d+", "")) end
+local died = false
 local waiting, highest = read_waiting(w), tonumber(l or 0)
 
 local function wait_no_longer()
@@ -94,7 +96,9 @@ local function grant()
     prune(now_ms, horizon_ms)
   end
   local fresh = math.max(tonumber(token or 0) + 1, now_us)
-  return start(fresh, math.max(best, line), crashes, begin())
+  local reply = start(fresh, math.max(best, line), crashes, begin())
+  if died then reply[4], reply[5] = last, token end
+  return reply
 end
 
 local function is_abandoned(by)
@@ -121,7 +125,7 @@ end
 if fact.delivery == delivery then
   if state == "R" and same then return { 1, tonumber(token), crashes } end
   if fact.ended ~= "" then return ended_answer() end
-  if state == "Q" then return { 5, crashes } end -- since the question was asked first
+  if state == "Q" then return { 5, crashes, last, token } end -- since the question was asked first
   return { 4, "repeated" }
 end
 if fact.closed then return { 4, "closed" } end
@@ -156,7 +160,7 @@ end
 if turn > 0 and waiting and waiting.job == job and now_ms < waiting.till and now_ms < waiting.due then
   return { 8, waiting.due - now_ms }
 end
-if state == "Q" then return { 5, crashes } end
+if state == "Q" then return { 5, crashes, last, token } end
 if turn < 0 and not same and state == "D" and -turn < till * 1000 and (paid or "") == payload then
   local outcome = redis.call("HGET", key, "o")
   if outcome then -- due before the job that ran was done, or while it is kept
@@ -176,6 +180,7 @@ if live and not same and state ~= "I" then
 end
 if live and (runs or (state == "T" and not same)) then return { 2, left_ms, 0, 0 } end
 if runs and not drained then
+  died = true
   suspects = suspects and (suspects .. "," .. token) or token
   crashes = crashes + 1
   redis.call("HSET", key, "x", suspects)
@@ -184,6 +189,6 @@ if crashes >= max_crashes then
   redis.call("HSET", key, "s", "Q")
   redis.call("HDEL", key, "g")
   redis.call("PERSIST", key)
-  return { 5, crashes }
+  return { 5, crashes, last, token }
 end
 return grant()
