@@ -12,6 +12,7 @@ from time import time
 from types import CodeType
 from typing import Any
 
+from celery.worker import state as requests
 from celery.worker.control import inspect_command
 
 from reliable_tasks.errors import ConfigurationError
@@ -27,22 +28,14 @@ MARK = "reliable_tasks"
 FORMAT = 1
 SETTINGS = (
     "task_acks_late",
-    "task_acks_on_failure_or_timeout",
-    "task_create_missing_queues",
-    "task_default_exchange_type",
-    "task_default_queue",
-    "task_default_queue_type",
-    "task_ignore_result",
     "task_reject_on_worker_lost",
-    "task_serializer",
     "task_soft_time_limit",
     "task_time_limit",
-    "timezone",
-    "enable_utc",
-    "worker_detect_quorum_queues",
+    "worker_pool",
     "worker_prefetch_multiplier",
+    "worker_soft_shutdown_timeout",
 )
-"""Settings that must agree between machines, none of which can hold a secret."""
+"""Settings that workers are compared by, none of which can hold a secret."""
 TRANSPORT_OPTIONS = ("global_keyprefix", "visibility_timeout")
 
 
@@ -65,6 +58,7 @@ def about(state: Any) -> dict[str, Any]:
         "concurrency": consumer.pool.num_processes,
         "heartbeat": any(type(step).__name__ == "HeartbeatStep" for step in consumer.steps),
         "settings": {name: app.conf.get(name) for name in SETTINGS},
+        **_running(),
         "store": _store(app.conf),
     }
 
@@ -121,6 +115,25 @@ def _digests(app: Any) -> Iterator[tuple[str, str | None]]:
     for name, task in app.tasks.items():
         if not name.startswith("celery."):
             yield name, digest_of(task.run)
+
+
+def _running() -> dict[str, Any]:
+    """Return how long the oldest job has run, and how many wait here for a slot."""
+    active, reserved = _steady(requests.active_requests), _steady(requests.reserved_requests)
+    begun = [request.time_start for request in active if request.time_start]
+    return {
+        "longest_run": time() - min(begun) if begun else None,
+        "reserved": len(reserved.difference(active)),
+    }
+
+
+def _steady(changing: Any) -> set[Any]:
+    """Return what is in a set that other threads change."""
+    while True:
+        try:
+            return set(changing)
+        except RuntimeError:  # it changed between two of them
+            continue
 
 
 def _broker(connection: Any) -> dict[str, Any]:

@@ -1,0 +1,29 @@
+"""Connections of kombu's on which every answer has an end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ("bounded_connection", "bounds")
+
+
+def bounds(driver: str, timeout: float) -> dict[str, Any]:
+    """
+    Return arguments of `Celery.connection_for_read` and its like.
+
+    Args:
+        driver: What kombu calls the kind of broker.
+        timeout: Seconds for connecting, and for each answer.
+    """
+    options: dict[str, Any] = {}
+    if driver == "amqp":
+        options = {"read_timeout": timeout, "write_timeout": timeout}
+    elif driver == "redis":
+        options = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    return {"connect_timeout": timeout, "transport_options": options}
+
+
+def bounded_connection(app: Any, timeout: float) -> Any:
+    """Return a connection, not yet open, to where the workers of *app* take their messages."""
+    driver = app.connection_for_read().get_transport_cls().driver_type
+    return app.connection_for_read(**bounds(driver, timeout))

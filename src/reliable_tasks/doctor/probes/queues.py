@@ -1,0 +1,95 @@
+"""The queues of the app's broker, looked at twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from reliable_tasks.broker.view import BrokerUnseen
+from reliable_tasks.broker.view.management import Managed, Management, address_of
+from reliable_tasks.doctor.facts import Gap, Queue, Settings, Unacked
+from reliable_tasks.doctor.probes.rabbit_queues import Counted, RabbitQueues
+
+__all__ = ("Looks", "first_look", "names_of")
+
+UNLISTED = "queues that the app does not declare"
+
+
+class Looks(Protocol):
+    """What a first look has seen."""
+
+    gaps: list[Gap]
+
+    def again(self) -> tuple[list[Queue], Unacked | None]:
+        """Look again, and return how the queues are now and what changed meanwhile."""
+        ...
+
+
+def first_look(app: Any, settings: Settings, connection: Any, timeout: float) -> Looks | None:
+    """
+    Look at the queues; None for a broker that the doctor cannot look into.
+
+    Args:
+        app: The Celery app.
+        settings: What it says of itself.
+        connection: Kombu's, open.
+        timeout: Seconds for each answer.
+    """
+    names = names_of(app, settings)
+    driver = connection.transport.driver_type
+    if driver == "redis":
+        return _RedisLooks(connection, names)
+    if driver == "amqp":
+        return _RabbitLooks(app, connection, names, timeout)
+    return None
+
+
+def names_of(app: Any, settings: Settings) -> list[str]:
+    """Return every queue that the app declares, or sends to."""
+    used = {each.queue for each in settings.tasks} | {each.queue for each in settings.entries}
+    return sorted({*app.amqp.queues, *(name for name in used if name)})
+
+
+class _RedisLooks:
+    def __init__(self, connection: Any, names: list[str]) -> None:
+        from reliable_tasks.doctor.probes.redis_queues import (  # noqa: PLC0415 - imports redis
+            RedisQueues,
+        )
+
+        self._queues = RedisQueues(connection.default_channel)
+        others, self.gaps = self._queues.undeclared(frozenset(names))
+        self._before = self._queues.look([*names, *others])
+
+    def again(self) -> tuple[list[Queue], Unacked | None]:
+        return self._queues.compared(self._before), self._queues.unacked()
+
+
+class _RabbitLooks:
+    def __init__(self, app: Any, connection: Any, names: list[str], timeout: float) -> None:
+        self._queues, self._names = RabbitQueues(connection), names
+        self._declared = dict(app.amqp.queues)
+        self._managed, self.gaps = _managed(connection, timeout)
+        self._before = self._queues.look({*names, *self._managed})
+
+    def again(self) -> tuple[list[Queue], Unacked | None]:
+        after = self._queues.look(self._before)
+        found = [self._described(name, counted) for name, counted in after.items()]
+        missing = [Queue(name=name, exists=False) for name in self._names if name not in after]
+        return [*found, *missing], None
+
+    def _described(self, name: str, counted: Counted) -> Queue:
+        queue = self._queues.described(name, self._declared.get(name), counted)
+        queue = replace(queue, grew=counted.depth - self._before[name].depth)
+        view = self._managed.get(name)
+        if view is None:
+            return queue
+        return replace(queue, unacked=view.unacked, kind=queue.kind or view.kind)
+
+
+def _managed(connection: Any, timeout: float) -> tuple[Mapping[str, Managed], list[Gap]]:
+    """Return all queues of the virtual host, if the management interface tells them."""
+    try:
+        return Management(address_of(connection, None), timeout).queues(), []
+    except BrokerUnseen as error:
+        return {}, [Gap(UNLISTED, str(error))]
