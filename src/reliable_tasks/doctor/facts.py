@@ -161,7 +161,9 @@ class Settings:
         names_queues: Whether ``task_queues`` is set; else there is only the default queue.
         has_heartbeat: Whether a worker of this app keeps what it holds at a Redis broker.
         relies_on_heartbeat: Whether it was set up with a preset of ``heartbeat=True``.
+        misspelt: Names among *given* that mean nothing, with the setting that each nearly is.
         releases: Versions by distribution: celery, kombu, redis, amqp, billiard, python.
+        unsupported: What is installed beside a release that does not support it, in words.
         grace_period: Seconds from SIGTERM to SIGKILL, if the caller said so.
         file: Where the app is, relative to the working directory, if that is known.
         gaps: What of the app cannot be read.
@@ -183,7 +185,9 @@ class Settings:
     names_queues: bool = False
     has_heartbeat: bool = False
     relies_on_heartbeat: bool = False
+    misspelt: Mapping[str, str] = field(default_factory=dict)
     releases: Mapping[str, str] = field(default_factory=dict)
+    unsupported: tuple[str, ...] = ()
     grace_period: float | None = None
     file: str | None = None
     gaps: tuple[Gap, ...] = ()
@@ -192,6 +196,11 @@ class Settings:
     def transport_options(self) -> Mapping[str, Any]:
         """The setting ``broker_transport_options``."""
         return self.conf.get("broker_transport_options") or {}
+
+    @property
+    def reads(self) -> Place:
+        """Where the app's workers read."""
+        return self.consumes or self.broker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from celery.app.defaults import _OLD_SETTING_KEYS, SETTING_KEYS
 from celery.app.routes import Router
 from celery.exceptions import QueueNotFound
 from kombu.entity import Queue
 from kombu.serialization import prepare_accept_content, registry
+from packaging.requirements import Requirement
 
 from reliable_tasks.broker import HEARTBEAT_STEP
 from reliable_tasks.core.durations import Seconds, to_ms
@@ -88,6 +92,7 @@ OPTIONS = {
 }
 FILE_SCHEDULER = "celery.beat:PersistentScheduler"
 CELERYS_OWN = "deprecated_settings"  # a note of its own, among the settings
+SLIP = 0.9  # how alike two names are, from 0 to 1, of which one is a misspelt other
 NO_RESULTS = ("", "disabled", "disabled://")
 
 
@@ -130,7 +135,9 @@ def read(app: Any, *, grace_period: Seconds | None = None) -> Settings:
         names_queues=bool(conf.task_queues),
         has_heartbeat=HEARTBEAT_STEP in app.steps["consumer"],
         relies_on_heartbeat=any(getattr(each, "heartbeat", False) for each in _sources(app)),
+        misspelt=dict(_misspelt(app)),
         releases=versions(),
+        unsupported=tuple(_unsupported()),
         grace_period=_seconds(grace_period),
         file=_file_of(app),
         gaps=tuple(_gaps(conf)),
@@ -165,6 +172,25 @@ def _given(app: Any) -> Iterator[str]:
                 yield lower.removeprefix(namespace)
             elif layer is layers[0] or name.startswith("reliable_tasks_"):  # app.conf, and setup
                 yield lower
+
+
+def _misspelt(app: Any) -> Iterator[tuple[str, str]]:
+    known = {*SETTING_KEYS, *(key.lower() for key in _OLD_SETTING_KEYS)}
+    for name in set(_given(app)) - known:
+        near = difflib.get_close_matches(name, SETTING_KEYS, n=1, cutoff=SLIP)
+        if near and not name.startswith("reliable_tasks_"):
+            yield name, near[0]
+
+
+def _unsupported() -> Iterator[str]:
+    """Yield each client library that is installed in a release that Kombu does not support."""
+    for line in requires("kombu") or ():
+        asked = Requirement(line)
+        if asked.name != "redis" or not asked.specifier:
+            continue
+        installed = version("redis")
+        if not asked.specifier.contains(installed, prereleases=True):
+            yield f"redis {installed}; Kombu {version('kombu')} supports {asked.specifier}"
 
 
 def _refusals(app: Any) -> Iterator[str]:
