@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,7 +100,16 @@ def test_passwords_stay_out_of_sight() -> None:
     shown = preset.explain() + repr(preset) + repr(preset.rows)
     assert "hush" not in shown
     assert "shop:***@localhost" in shown
-    for refused in ("amqp://shop:hush@a//", "redis://:hush@a;redis://:hush@b", "redis://:hush@a;"):
+    for refused in (
+        "amqp://shop:hush@a//",
+        "redis://:hush@a;redis://:hush@b",
+        "redis://:hush@a;",
+        "redis://:a;hush@a/0",
+        "redis://:a/hush@a/0",
+        "redis://:1/hush@a/0",
+        "redis://:a#hush@a/0",
+        "redis://a/b:hush@a/0",
+    ):
         with pytest.raises(ConfigurationError) as error:
             presets.redis(refused)
         assert "hush" not in str(error.value)
@@ -112,6 +123,7 @@ def test_passwords_stay_out_of_sight() -> None:
     ("address", "shown"),
     [
         ("redis://:hu@sh@a/0", "redis://:***@a/0"),
+        ("redis://:hu;s/h@a/0;redis://b@c", "redis://:***@a/0;redis://b@c"),
         ("amqp://u:hush@a//;amqp://u:hush@b//", "amqp://u:***@a//;amqp://u:***@b//"),
         ("redis+socket:///run/redis.sock?db=1&password=hush", None),
         ("redis://shop@a:6379/0", "redis://shop@a:6379/0"),
@@ -200,6 +212,33 @@ REFUSED = {
     "a cluster": ({"url": "redis+cluster://a"}, "speak to no Redis Cluster"),
     "two servers": ({"url": "redis://a;redis://b"}, "Two servers do not share their messages"),
     "no address": ({"url": ""}, "url: expected a URL"),
+    "a variable that is not set": ({"url": None}, "url: expected a URL or several, got None"),
+    "a port in words": ({"url": "redis://a:b/0"}, r"url: expected scheme://.*host:port/"),
+    "half an address": ({"url": "redis://[::1/0"}, r"url: expected scheme://.*host:port/"),
+    "one slash": ({"url": "redis:/a"}, r"url: expected scheme://.*got 'redis:/a'"),
+    "a database in words": ({"url": "redis://a/b"}, "url: expected the number of a database"),
+    "a database in the query": ({"results": "redis://a?db=1"}, "results: expected the number of"),
+    "results on two servers": (
+        {"results": "redis://a/1;redis://b/1"},
+        "results: expected one Redis, or sentinels, got 'redis://a/1;redis://b/1'",
+    ),
+    "results without saying where": ({"results": True}, "results: expected a URL .* got True"),
+    "records nowhere": (
+        {"store": "memory"},
+        "store: expected the address of a Redis, got 'memory'",
+    ),
+    "records in a client": ({"store": object()}, "store: expected the address .* got object. A cl"),
+    "an authority without TLS": (
+        {"ca_certs": "/ca.pem"},
+        "ca_certs: expected beside an address that begins with rediss:// .*got '/ca.pem'",
+    ),
+    "an authority beside an address that has its own": (
+        {"url": "rediss://a/0?ssl_cert_reqs=none", "ca_certs": "/ca.pem"},
+        "ca_certs: expected beside an address .* has no ssl_ options of its own",
+    ),
+    "no name of a file": ({"url": "rediss://a", "ca_certs": True}, "ca_certs: expected the name"),
+    "seconds between heartbeats": ({"heartbeat": 60}, "heartbeat: expected True or False, got 60"),
+    "a number of queues": ({"queues": 5}, "queues: expected names of queues, got 5"),
     "sentinels without a primary": (
         {"url": "sentinel://a:26379"},
         "sentinel_master: expected the name of the primary",
@@ -268,6 +307,13 @@ REFUSED_BY_RABBITMQ = {
         {"delivery_limit": 3},
         r"delivery_limit: expected above max_crashes \(3\), got 3",
     ),
+    "a limit in words": ({"delivery_limit": "9"}, "delivery_limit: expected a whole .*got '9'"),
+    "a name of RabbitMQ's own": ({"queues": "amq.jobs"}, "queues: expected no name that begins"),
+    "a name for all": ({"queues": ("jobs", "mail.#")}, r"queues: expected no name with \* or #"),
+    "a queue of dead letters": (
+        {"queues": ("jobs", "jobs.dead")},
+        "queues: expected no queue with the name .*'jobs' and 'jobs.dead'",
+    ),
     "a countdown of ten years": (
         {"longest_countdown": 315_360_000},
         "longest_countdown: expected at most the 268435455 s .*got 3.1536e.08 s",
@@ -308,6 +354,12 @@ def test_every_name_is_known_to_the_installed_celery() -> None:
     )
     assert ("task_retry_on_worker_lost" in left_out) != ("task_retry_on_worker_lost" in preset)
     assert all("does not know it" in left_out[name] for name in left_out if "retry" in name)
+
+
+def test_only_a_preset_has_reasons() -> None:
+    """A copy of one is settings like any other."""
+    with pytest.raises(ConfigurationError, match="explain: expected a preset, got dict"):
+        presets.explain({**presets.redis(REDIS)})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -354,6 +406,19 @@ def test_the_file_says_what_the_object_says(
     assert "hush" not in text
     assert ("import os" in text) == bool(password)
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_file_takes_paths_and_names_of_an_enum() -> None:
+    """What is no plain text in the code is plain text in the file."""
+
+    class Queues(StrEnum):
+        JOBS = "jobs"
+
+    made: dict[str, Any] = {}
+    exec(as_file(presets.redis("rediss://a/0", ca_certs=Path("/ca"), queues=Queues.JOBS)), made)
+
+    assert made["broker_use_ssl"]["ssl_ca_certs"] == "/ca"
+    assert (made["task_default_queue"], list(made["task_queues"])) == ("jobs", ["jobs"])
 
 
 def test_the_reference_is_that_of_the_code() -> None:

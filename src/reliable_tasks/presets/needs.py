@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reliable_tasks.core.durations import Seconds, to_ms
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("Needs", "optional_seconds", "read_needs", "seconds")
+__all__ = ("Needs", "optional_seconds", "read_needs", "seconds", "whole")
 
 TO_CLEAN_UP = 30  # seconds from the soft time limit to the hard one
 SHUTDOWN_MARGIN = 5  # seconds that a worker takes to end once its soft shutdown is over
@@ -75,7 +75,7 @@ def read_needs(
         longest_task=seconds("longest_task", longest_task, least=1),
         longest_countdown=seconds("longest_countdown", longest_countdown, least=0),
         workload=workload,
-        concurrency=_whole("concurrency", concurrency),
+        concurrency=None if concurrency is None else whole("concurrency", concurrency),
         grace_period=_grace(grace_period),
         lease_seconds=seconds("lease_seconds", lease_seconds, least=0.1),
         publishers=publishers,
@@ -109,18 +109,20 @@ def _choose(option: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{option}: expected one of {allowed}, got {value!r}")
 
 
-def _whole(option: str, value: Any) -> int | None:
-    if value is None:
-        return None
+def whole(option: str, value: Any) -> int:
+    """Return *value*, or refuse what is no whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"{option}: expected a whole number from 1, got {value!r}")
     return value
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value)
-    if not names or not all(isinstance(name, str) and name for name in names):
+    if isinstance(value, str):
+        value = (value,)
+    is_several = isinstance(value, Iterable) and bool(value)
+    if not is_several or not all(isinstance(name, str) and name for name in value):
         raise ConfigurationError(f"queues: expected names of queues, got {value!r}")
+    names = tuple(str.__str__(name) for name in value)  # of a member of an enum its value
     if len(set(names)) < len(names):
         raise ConfigurationError(f"queues: expected each name once, got {value!r}")
     return names

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.presets.explaining import explanation
 from reliable_tasks.presets.rows import LeftOut, Row
 
@@ -63,7 +64,17 @@ class Preset(Mapping[str, Any]):
 
 
 def explain(settings: Preset) -> str:
-    """Return what ``settings.explain()`` does."""
+    """
+    Return what ``settings.explain()`` does.
+
+    Raises:
+        ConfigurationError: *settings* are no preset, so that nobody knows the reasons.
+    """
+    if not isinstance(settings, Preset):
+        raise ConfigurationError(
+            f"explain: expected a preset, got {type(settings).__name__}. A copy of a preset, such "
+            "as {**preset}, has no reasons."
+        )
     return settings.explain()
 
 

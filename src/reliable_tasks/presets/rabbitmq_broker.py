@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from typing import Any, Literal
 
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.presets.addresses import read_address, read_results
+from reliable_tasks.presets.addresses import check_authority, read_address, read_results
 from reliable_tasks.presets.common import assembled, at_least, common_rows, max_crashes, queue_rows
-from reliable_tasks.presets.needs import Needs, optional_seconds, read_needs
+from reliable_tasks.presets.needs import Needs, optional_seconds, read_needs, whole
 from reliable_tasks.presets.preset import Preset
 from reliable_tasks.presets.rows import BROKER, QUEUES, Row
 from reliable_tasks.presets.rules import (
     check_consumer_timeout,
     check_countdown,
+    check_dead_letter_queues,
     check_delivery_limit,
     check_horizon,
     check_lease,
+    check_queue_names,
     check_routing_keys,
 )
 from reliable_tasks.presets.servers import (
@@ -55,7 +58,7 @@ def rabbitmq(
     queue_type: Literal["quorum", "classic"] = "quorum",
     store: str | None = None,
     sentinel_master: str | None = None,
-    ca_certs: str | None = None,
+    ca_certs: str | PathLike[str] | None = None,
     consumer_timeout: Seconds | None = None,
     delivery_limit: int = 100,
     lease_seconds: Seconds = 30,
@@ -108,9 +111,11 @@ def rabbitmq(
     )
     if queue_type not in QUEUE_TYPES:
         raise ConfigurationError(f"queue_type: expected one of {QUEUE_TYPES}, got {queue_type!r}")
+    check_queue_names(needs.queues)
     is_quorum = queue_type == "quorum"
     broker = read_address(url, "rabbitmq")
     backend = read_results(results, broker, sentinel_master)
+    certs = check_authority("ca_certs", ca_certs, broker, backend)
     hold, made_of = _longest_hold(needs, waits_in_worker=not is_quorum)
     timeout = optional_seconds("consumer_timeout", consumer_timeout) or max(hold, SERVERS_OWN)
     check_consumer_timeout(timeout, hold, made_of)
@@ -123,11 +128,11 @@ def rabbitmq(
     rows = [
         *broker_rows(broker),
         *_connections(needs),
-        *tls_rows(broker, "broker_use_ssl", _tls(ca_certs)),
+        *tls_rows(broker, "broker_use_ssl", _tls(certs)),
         *(_quorum(needs, timeout, made_of, delivery_limit) if is_quorum else ()),
         *(() if is_quorum else _classic(needs, timeout, made_of)),
         *common_rows(needs, backend, horizon, copies),
-        *backend_rows(needs, backend, keyprefix, sentinel_master, ca_certs),
+        *backend_rows(needs, backend, keyprefix, sentinel_master, certs),
         *store_rows(store),
     ]
     return assembled("RabbitMQ", needs, rows)
@@ -140,8 +145,9 @@ def dead_letter_queue(name: str) -> str:
 
 def _check_quorum(needs: Needs, delivery_limit: int) -> None:
     check_countdown(needs.longest_countdown)
-    check_delivery_limit(delivery_limit, max_crashes())
+    check_delivery_limit(whole("delivery_limit", delivery_limit), max_crashes())
     check_routing_keys(needs.queues)
+    check_dead_letter_queues(needs.queues, dead_letter_queue)
 
 
 def _longest_hold(needs: Needs, *, waits_in_worker: bool) -> tuple[float, str]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from typing import Literal
 
 from reliable_tasks.core.durations import Seconds
-from reliable_tasks.presets.addresses import check_sentinel, read_address, read_results
+from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.presets.addresses import (
+    check_authority,
+    check_sentinel,
+    read_address,
+    read_results,
+)
 from reliable_tasks.presets.common import assembled, at_least, common_rows, queue_rows
 from reliable_tasks.presets.needs import Needs, optional_seconds, read_needs
 from reliable_tasks.presets.preset import Preset
@@ -46,7 +53,7 @@ def redis(
     queues: str | Sequence[str] = "celery",
     store: str | None = None,
     sentinel_master: str | None = None,
-    ca_certs: str | None = None,
+    ca_certs: str | PathLike[str] | None = None,
     visibility_timeout: Seconds | None = None,
     heartbeat: bool = False,
     lease_seconds: Seconds = 30,
@@ -98,9 +105,14 @@ def redis(
         publishers=publishers,
         queues=queues,
     )
+    if not isinstance(heartbeat, bool):
+        raise ConfigurationError(
+            f"heartbeat: expected True or False, got {heartbeat!r}. Seconds are visibility_timeout."
+        )
     broker = read_address(url, "redis")
     check_sentinel(broker, sentinel_master)
     backend = read_results(results, broker, sentinel_master)
+    certs = check_authority("ca_certs", ca_certs, broker, backend)
     hold, made_of = _longest_hold(needs)
     least, why = (LEAST_WITH_HEARTBEAT, BEATEN) if heartbeat else (hold, made_of)
     visible = optional_seconds("visibility_timeout", visibility_timeout) or (
@@ -122,7 +134,7 @@ def redis(
             sentinel_master,
             SOCKET_TIMEOUT[needs.publishers],
         ),
-        *tls_rows(broker, "broker_use_ssl", redis_tls(ca_certs)),
+        *tls_rows(broker, "broker_use_ssl", redis_tls(certs)),
         *queue_rows(
             needs,
             {name: {"exchange": name, "routing_key": name} for name in needs.queues},
@@ -131,7 +143,7 @@ def redis(
             source="given: queues",
         ),
         *common_rows(needs, backend, horizon, copies),
-        *backend_rows(needs, backend, keyprefix, sentinel_master, ca_certs),
+        *backend_rows(needs, backend, keyprefix, sentinel_master, certs),
         *store_rows(store),
     ]
     return assembled("Redis", needs, rows, heartbeat=heartbeat)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
 
 from reliable_tasks.errors import ConfigurationError
@@ -10,9 +10,11 @@ from reliable_tasks.errors import ConfigurationError
 __all__ = (
     "check_consumer_timeout",
     "check_countdown",
+    "check_dead_letter_queues",
     "check_delivery_limit",
     "check_horizon",
     "check_lease",
+    "check_queue_names",
     "check_routing_keys",
     "check_visibility_timeout",
 )
@@ -76,8 +78,40 @@ def check_countdown(longest: float) -> None:
         )
 
 
+def check_queue_names(queues: Sequence[str]) -> None:
+    """Refuse names that RabbitMQ keeps for itself."""
+    for name in queues:
+        if name.startswith("amq."):
+            raise ConfigurationError(
+                f"queues: expected no name that begins with amq., got {name!r}. RabbitMQ keeps "
+                "those for itself."
+            )
+
+
+def check_dead_letter_queues(queues: Sequence[str], of: Callable[[str], str]) -> None:
+    """
+    Refuse a queue of jobs that is also one of dead letters.
+
+    Args:
+        queues: The queues of jobs.
+        of: Names the queue of a queue's dead letters.
+    """
+    for name in queues:
+        if of(name) in queues:
+            raise ConfigurationError(
+                f"queues: expected no queue with the name of another one's dead letters, got "
+                f"{name!r} and {of(name)!r}. Their arguments differ, so RabbitMQ would refuse it."
+            )
+
+
 def check_routing_keys(queues: Sequence[str]) -> None:
-    """Refuse names of queues that would get each other's delayed messages."""
+    """Refuse names of queues that would get each other's messages."""
+    for name in queues:
+        if set(name.split(".")) & {"*", "#"}:
+            raise ConfigurationError(
+                f"queues: expected no name with * or # between its dots, got {name!r}. A topic "
+                "exchange takes them for any word, so that this queue would get others' jobs too."
+            )
     for one, other in permutations(queues, 2):
         if one.endswith(f".{other}"):
             raise ConfigurationError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.presets.addresses import Address
+from reliable_tasks.presets.addresses import Address, check_store
 from reliable_tasks.presets.needs import Needs
 from reliable_tasks.presets.rows import BROKER, RECORDS, RESULTS, Row
 
@@ -238,7 +238,7 @@ def store_rows(store: str | None) -> Iterator[Row]:
     if store is not None:
         yield Row(
             name="reliable_tasks_store_url",
-            value=store,
+            value=check_store(store),
             reason="The records of IdempotentTask are kept there.",
             without="They are kept in the broker, if it is Redis, else in the result backend.",
             source="given: store",
