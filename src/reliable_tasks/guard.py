@@ -158,6 +158,7 @@ class _Execution:
             seconds=monotonic() - asked_at,
             attempt=self.message.retries + 1,
             crashes=getattr(answer, "crashes", 0),
+            token=answer.token if isinstance(answer, Granted) else None,
         )
 
     @property

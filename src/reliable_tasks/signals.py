@@ -62,13 +62,14 @@ dead_letter_dropped = Signal(name="dead_letter_dropped", providing_args={"task_i
 
 task_claimed = Signal(
     name="task_claimed",
-    providing_args=_COMMON | {"delivery", "answer", "seconds", "attempt", "crashes"},
+    providing_args=_COMMON | {"delivery", "answer", "seconds", "attempt", "crashes", "token"},
 )
 """
 The store has answered within *seconds* whether a delivery may run; sent for each, never logged.
 
 *answer* is ``granted``, ``busy``, ``finished``, ``superseded``, ``early``, ``poisoned``,
 ``reused``, ``unreadable``, or ``unguarded``: the store is down, and the task runs without it.
+*token* is that of the lease, None unless the answer is ``granted``.
 """
 
 task_settled = Signal(
