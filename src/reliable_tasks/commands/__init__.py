@@ -10,6 +10,7 @@ __all__ = ("reliable",)
 
 WHERE = {
     "alive": "reliable_tasks.commands.alive:alive",
+    "doctor": "reliable_tasks.commands.doctor:doctor",
     "preset": "reliable_tasks.commands.preset:preset",
     "watch": "reliable_tasks.commands.watch:watch",
 }

@@ -69,6 +69,7 @@ class Found:
 
 
 Look = Callable[[Facts], Iterable[Found]]
+Knows = Callable[[Facts], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +84,8 @@ class Check:
         title: What is wrong.
         why: Why it matters.
         fix: What to write or do instead.
-        needs: Parts of `Facts` besides the settings without which it cannot be decided.
         look: Facts to what was seen of it.
+        knows: Whether nothing seen means that nothing is wrong; else something was not known.
     """
 
     id: str
@@ -93,17 +94,11 @@ class Check:
     title: str
     why: str
     fix: str
-    needs: tuple[str, ...] = ()
     look: Look
-
-    def can_decide(self, facts: Facts) -> bool:
-        """Whether all that it needs is known."""
-        return all(getattr(facts, part) is not None for part in self.needs)
+    knows: Knows
 
     def findings(self, facts: Facts) -> Iterator[Finding]:
-        """Yield what is wrong; nothing if that cannot be decided."""
-        if not self.can_decide(facts):
-            return
+        """Yield what is wrong, as far as it is known."""
         for found in self.look(facts):
             yield Finding(
                 id=self.id,

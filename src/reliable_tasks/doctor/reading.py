@@ -46,7 +46,7 @@ from reliable_tasks.storage import place_of, prefix_of
 from reliable_tasks.task import IdempotentTask
 from reliable_tasks.worker import check
 
-__all__ = ("read",)
+__all__ = ("addresses_of", "read")
 
 NAMES = (
     "accept_content",
@@ -108,10 +108,9 @@ def read(app: Any, *, grace_period: Seconds | None = None) -> Settings:
 
     Raises:
         ConfigurationError: *grace_period* is no duration.
-        Exception: What a module of the app raises when it is imported.
     """
     app.finalize()
-    app.loader.import_default_modules()
+    refusals = [*_unimportable(app), *_refusals(app)]
     conf = app.conf
     queues = app.amqp.Queues(conf.task_queues)
     declared = tuple(_declared(queue) for queue in queues.values())
@@ -126,7 +125,7 @@ def read(app: Any, *, grace_period: Seconds | None = None) -> Settings:
         consumes=None if consumes == broker else _place(consumes, prefix),
         backend=_backend(conf),
         store=_store(app),
-        refusals=tuple(_refusals(app)),
+        refusals=tuple(refusals),
         broken_promises=tuple(_broken_promises(app)),
         address_faults=tuple(_address_faults(broker, conf)),
         tasks=tuple(_task(task, routes) for task in _own_tasks(app)),
@@ -142,6 +141,21 @@ def read(app: Any, *, grace_period: Seconds | None = None) -> Settings:
         file=_file_of(app),
         gaps=tuple(_gaps(conf)),
     )
+
+
+def addresses_of(app: Any) -> list[Any]:
+    """Return every value of the app in which a password can be; never to be shown."""
+    conf = app.conf
+    *layers, _ = conf.maps
+    named = {name: conf.get(name) for layer in layers for name in map(str, layer)}
+    read_by_celery = [
+        conf.broker_url,
+        conf.broker_read_url,
+        conf.broker_write_url,
+        conf.result_backend,
+    ]
+    of_tasks = [getattr(task, "store_url", None) for task in _own_tasks(app)]
+    return [named, read_by_celery, of_tasks]
 
 
 def _seconds(grace_period: Seconds | None) -> float | None:
@@ -191,6 +205,14 @@ def _unsupported() -> Iterator[str]:
         installed = version("redis")
         if not asked.specifier.contains(installed, prereleases=True):
             yield f"redis {installed}; Kombu {version('kombu')} supports {asked.specifier}"
+
+
+def _unimportable(app: Any) -> Iterator[str]:
+    """Import the modules of the app's tasks, as a worker does; yield why one cannot be."""
+    try:
+        app.loader.import_default_modules()
+    except Exception as error:  # whatever a module of the app raises
+        yield f"a module with tasks cannot be imported: {error!r}"
 
 
 def _refusals(app: Any) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reliable_tasks.doctor.checks.kit import RABBITMQ, REDIS, check
+from reliable_tasks.doctor.checks.kit import RABBITMQ, REDIS, asked, check
 from reliable_tasks.doctor.facts import Facts
 from reliable_tasks.doctor.findings import BROKER, ERROR, WARNING, Check, Found
 
@@ -19,8 +19,8 @@ TROUBLE = {
         "Nothing listens at the broker's address.",
         "Every publish fails after its retries, and workers wait.",
         (
-            "Start the broker, or correct host and port in broker_url. In a container, localhost is "
-            "the container itself."
+            "Start the broker, or correct host and port in broker_url. In a container, localhost "
+            "is the container itself."
         ),
     ),
     "silent": (
@@ -28,8 +28,8 @@ TROUBLE = {
         "The broker takes connections and does not answer, or packets to it are dropped.",
         "A publish hangs until a time-out, and by default there is none.",
         (
-            "Look at the server's load and at firewalls between; then restart it. So that a publish "
-            'fails instead: app.conf.broker_transport_options = {"socket_timeout": 1.5} (Redis), '
+            "Look at the server's load, and at firewalls between. So that a publish fails:\n"
+            'app.conf.broker_transport_options = {"socket_timeout": 1.5}  # Redis\n'
             "app.conf.broker_connection_timeout = 1.5"
         ),
     ),
@@ -65,8 +65,9 @@ TROUBLE = {
         "RabbitMQ has no such virtual host, or it is closed to this user.",
         "Nothing can be published or read.",
         (
-            "rabbitmqctl add_vhost NAME; rabbitmqctl set_permissions -p NAME USER '.*' '.*' '.*'. The "
-            "virtual host / is written as amqp://host// in broker_url."
+            "rabbitmqctl add_vhost NAME\n"
+            "rabbitmqctl set_permissions -p NAME USER '.*' '.*' '.*'\n"
+            'broker_url = "amqp://host//"  # the virtual host /, with two strokes'
         ),
     ),
     "database": (
@@ -108,8 +109,8 @@ def _of_trouble(trouble: str) -> Check:
         title=title,
         why=why,
         fix=fix,
-        needs=("broker",),
         look=look,
+        knows=asked("broker"),
     )
 
 
@@ -206,8 +207,9 @@ def misspelt(facts: Facts) -> Iterator[Found]:
     "setting-refused",
     severity=ERROR,
     topic=BROKER,
-    title="A worker would not start with these settings.",
-    why="Workers refuse what breaks the promises of IdempotentTask and retry_task.",
+    title="A worker of this app would not start.",
+    why="It must import every task, and it refuses settings that break the promises of "
+    "IdempotentTask and retry_task.",
     fix="See the message: it says what was expected.",
 )
 def refused(facts: Facts) -> Iterator[Found]:

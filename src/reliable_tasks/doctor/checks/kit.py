@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from reliable_tasks.doctor.facts import Facts, Queue, Settings, Task, Worker
-from reliable_tasks.doctor.findings import Check, Found
+from reliable_tasks.doctor.findings import Check, Found, Knows
 
 __all__ = (
     "DEFAULT_VISIBILITY_TIMEOUT",
     "RABBITMQ",
     "REDIS",
+    "always",
+    "asked",
     "check",
     "differences",
     "is_at_least",
@@ -19,14 +21,80 @@ __all__ = (
     "longest",
     "named",
     "numbers",
+    "on_rabbitmq",
+    "on_redis",
     "queue_named",
+    "rabbit_tells",
     "readers",
+    "servers_tell",
     "visibility_timeout",
+    "workers_tell",
 )
 
 REDIS, RABBITMQ = "redis", "rabbitmq"
 DEFAULT_VISIBILITY_TIMEOUT = 3_600.0  # seconds; Kombu's
 SHOWN = 5  # names in one line
+
+
+def always(facts: Facts) -> bool:  # noqa: ARG001 - one of those that know
+    """Whether the settings, which are always known, are enough: they are."""
+    return True
+
+
+def asked(*parts: str) -> Knows:
+    """Know if *parts* of the facts are there."""
+    return lambda facts: all(getattr(facts, part) is not None for part in parts)
+
+
+def workers_tell(*fields: str) -> Knows:
+    """Know if workers could be asked, and each of them told *fields*."""
+    return lambda facts: (
+        facts.workers is not None
+        and all(getattr(worker, field) is not None for worker in facts.workers for field in fields)
+    )
+
+
+def servers_tell(*fields: str) -> Knows:
+    """Know if each Redis that the app uses told *fields*."""
+
+    def knows(facts: Facts) -> bool:
+        settings = facts.settings
+        used = [
+            link.redis if link is not None else None
+            for place, link in (
+                (settings.broker, facts.broker),
+                (settings.backend, facts.backend),
+                (settings.store, facts.store),
+            )
+            if place is not None and place.kind == REDIS
+        ]
+        return all(
+            server is not None and getattr(server, field) is not None
+            for server in used
+            for field in fields
+        )
+
+    return knows
+
+
+def on_redis(knows: Knows) -> Knows:
+    """Know what *knows* does; on another broker there is nothing to know."""
+    return lambda facts: facts.settings.reads.kind != REDIS or knows(facts)
+
+
+def on_rabbitmq(knows: Knows) -> Knows:
+    """Know what *knows* does; on another broker there is nothing to know."""
+    return lambda facts: facts.settings.reads.kind != RABBITMQ or knows(facts)
+
+
+def rabbit_tells(field: str) -> Knows:
+    """Know if RabbitMQ told *field*."""
+
+    def knows(facts: Facts) -> bool:
+        rabbit = facts.broker.rabbit if facts.broker is not None else None
+        return rabbit is not None and getattr(rabbit, field) is not None
+
+    return on_rabbitmq(knows)
 
 
 def check(
@@ -37,7 +105,7 @@ def check(
     title: str,
     why: str,
     fix: str,
-    needs: Sequence[str] = (),
+    knows: Knows = always,
 ) -> Callable[[Callable[[Facts], Iterable[Found]]], Check]:
     """Make a `Check` of the function that looks; the arguments are its."""
 
@@ -49,8 +117,8 @@ def check(
             title=title,
             why=why,
             fix=fix,
-            needs=tuple(needs),
             look=look,
+            knows=knows,
         )
 
     return made

@@ -8,12 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from reliable_tasks.doctor.checks.kit import (
     RABBITMQ,
+    asked,
     check,
     is_at_least,
     is_elsewhere,
     named,
+    on_rabbitmq,
     queue_named,
+    rabbit_tells,
     readers,
+    workers_tell,
 )
 from reliable_tasks.doctor.facts import Declared, Facts, Queue
 from reliable_tasks.doctor.findings import ERROR, INFO, QUEUES, WARNING, Found
@@ -24,19 +28,6 @@ __all__ = ("CHECKS",)
 
 ALIKE = 0.8  # from 0 to 1
 CELERYS_OWN = re.compile(r"celery_delayed_|celeryev|.*\.celery\.pidbox$|.*\.reply\.celery")
-COMPARED = (
-    "x-consumer-timeout",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-dead-letter-strategy",
-    "x-delivery-limit",
-    "x-expires",
-    "x-max-length",
-    "x-max-priority",
-    "x-message-ttl",
-    "x-overflow",
-)
-"""Arguments that RabbitMQ wants to be the same each time a queue is declared."""
 NEW_NAME = "presets.rabbitmq(url, queues=(...))  # a new name: RabbitMQ never changes a queue"
 
 
@@ -112,7 +103,7 @@ def _misspelt(facts: Facts) -> Mapping[str, str]:
     title="Jobs go to a queue that no worker reads.",
     why="They wait for ever: Celery makes the queue, takes the message, and says nothing.",
     fix="celery -A proj worker --queues celery,NAME  # or route its tasks to a queue that is read",
-    needs=("workers",),
+    knows=workers_tell("queues"),
 )
 def unread(facts: Facts) -> Iterator[Found]:
     """Compare where calls go, and where messages wait, with what workers read."""
@@ -137,6 +128,7 @@ def _with(queue: str, facts: Facts) -> str:
     why="Celery makes a queue of any name. Jobs in one that nobody reads wait for ever.",
     fix="app.conf.task_routes = {...}  # correct the name, where it is published or at --queues\n"
     "app.conf.task_create_missing_queues = False  # the next typo is an error",
+    knows=workers_tell("queues"),
 )
 def misspelt(facts: Facts) -> Iterator[Found]:
     """Say which name was meant."""
@@ -230,7 +222,7 @@ def made_on_typo(facts: Facts) -> Iterator[Found]:
     why="Workers read it and take nothing: their slots are held, they are paused, or their loop is "
     "wedged.",
     fix="celery -A proj inspect active  # what holds the slots; then restart the worker",
-    needs=("queues",),
+    knows=asked("queues", "workers"),
 )
 def growing(facts: Facts) -> Iterator[Found]:
     """Compare two looks a moment apart."""
@@ -251,7 +243,7 @@ def growing(facts: Facts) -> Iterator[Found]:
     why="RabbitMQ answers 406 PRECONDITION_FAILED, and the worker cannot consume: jobs are stuck. "
     "A classic queue is on one machine, and countdowns wait inside of workers.",
     fix=NEW_NAME,
-    needs=("queues",),
+    knows=on_rabbitmq(asked("queues")),
 )
 def kind(facts: Facts) -> Iterator[Found]:
     """Compare types."""
@@ -268,14 +260,14 @@ def kind(facts: Facts) -> Iterator[Found]:
     title="A queue has other arguments than the app declares.",
     why="RabbitMQ answers 406 PRECONDITION_FAILED, and the worker cannot consume: jobs are stuck.",
     fix=NEW_NAME,
-    needs=("queues",),
+    knows=on_rabbitmq(asked("queues")),
 )
 def arguments(facts: Facts) -> Iterator[Found]:
     """Compare arguments."""
     for declared, queue in _pairs(facts):
         if queue.arguments is None:
             continue
-        for name in COMPARED:
+        for name in sorted({*declared.arguments, *queue.arguments} - {"x-queue-type"}):
             here, there = declared.arguments.get(name), queue.arguments.get(name)
             if here != there:
                 yield Found(f"{queue.name}: {name} is {there!r}, declared as {here!r}")
@@ -362,7 +354,7 @@ def limit_low(facts: Facts) -> Iterator[Found]:
     "connection and an outage are deliveries too.",
     fix='app.conf.task_queues["NAME"]["queue_arguments"].update({"x-delivery-limit": 100,\n'
     '    "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "NAME.dead"})',
-    needs=("broker",),
+    knows=rabbit_tells("version"),
 )
 def limit_drops(facts: Facts) -> Iterator[Found]:
     """Look for quorum queues of RabbitMQ 4 without dead letters."""

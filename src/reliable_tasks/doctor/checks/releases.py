@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from reliable_tasks.doctor.checks.kit import RABBITMQ, REDIS, check, named, numbers
+from reliable_tasks.doctor.checks.kit import RABBITMQ, REDIS, check, named, numbers, rabbit_tells
 from reliable_tasks.doctor.facts import Facts
 from reliable_tasks.doctor.findings import ERROR, INFO, RELEASES, WARNING, Found
 
@@ -157,6 +157,7 @@ FAULTS = (
     title="A release with a known fault is installed.",
     why="Others have met it, and a later release or a setting ends it.",
     fix="pip install --upgrade celery kombu",
+    knows=rabbit_tells("version"),
 )
 def faulty(facts: Facts) -> Iterator[Found]:
     """Compare what is installed here, and in the workers that say it, with `FAULTS`."""

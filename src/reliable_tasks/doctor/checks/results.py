@@ -38,7 +38,7 @@ def _unusable(link: Link | None) -> Iterator[Found]:
     why="A publish waits for it, 20 s and more, even while the broker is up; workers wait with "
     "each result and take no other task; chords never end.",
     fix='app.conf.result_backend = "redis://host:6379/1"  # or None, if nobody reads results',
-    needs=("backend",),
+    knows=lambda facts: facts.settings.backend is None or facts.backend is not None,
 )
 def backend(facts: Facts) -> Iterator[Found]:
     """Look at the attempt to use it."""
@@ -52,7 +52,7 @@ def backend(facts: Facts) -> Iterator[Found]:
     title="The store of records cannot be used.",
     why="Guarded jobs wait until it is back, and unique ones cannot be published.",
     fix='app.conf.reliable_tasks_store_url = "redis://host:6379/0"',
-    needs=("store",),
+    knows=lambda facts: facts.settings.store is None or facts.store is not None,
 )
 def store(facts: Facts) -> Iterator[Found]:
     """Look at the attempt to use it."""

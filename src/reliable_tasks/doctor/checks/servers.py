@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reliable_tasks.doctor.checks.kit import check
+from reliable_tasks.doctor.checks.kit import check, rabbit_tells, servers_tell
 from reliable_tasks.doctor.facts import Facts, RedisServer
 from reliable_tasks.doctor.findings import ERROR, INFO, SERVERS, WARNING, Found
 
@@ -58,6 +58,7 @@ def _servers(facts: Facts) -> list[_Redis]:
     why="allkeys-* deletes whole queues; volatile-* deletes leases and records, which have an "
     "expiry, so that a job runs twice.",
     fix=KEEP,
+    knows=servers_tell("policy", "maxmemory"),
 )
 def eviction(facts: Facts) -> Iterator[Found]:
     """Look at maxmemory-policy, where there is a limit."""
@@ -80,6 +81,7 @@ def eviction(facts: Facts) -> Iterator[Found]:
     title="Redis keeps nothing over a restart.",
     why="All jobs that wait are lost with it, and all records: what ran may run again.",
     fix=PERSIST,
+    knows=servers_tell("appendonly", "save"),
 )
 def unkept(facts: Facts) -> Iterator[Found]:
     """Look for a server with neither an append-only file nor snapshots."""
@@ -99,6 +101,7 @@ def unkept(facts: Facts) -> Iterator[Found]:
     title="Redis loses what it was told since its last snapshot.",
     why="A killed server forgets minutes of jobs and records.",
     fix=PERSIST,
+    knows=servers_tell("appendonly", "save"),
 )
 def snapshots(facts: Facts) -> Iterator[Found]:
     """Look for a server with snapshots and without an append-only file."""
@@ -115,6 +118,7 @@ def snapshots(facts: Facts) -> Iterator[Found]:
     why="A restart forgets everything since the last write that worked; by default Redis refuses "
     "writes, and so every publish, after a snapshot that failed.",
     fix="Make room on the server's disk, and see its log.",
+    knows=servers_tell("write_fault"),
 )
 def unwritten(facts: Facts) -> Iterator[Found]:
     """Look at its last write."""
@@ -130,6 +134,7 @@ def unwritten(facts: Facts) -> Iterator[Found]:
     title="The memory of Redis is nearly full.",
     why="A full Redis refuses every publish, or deletes what it may.",
     fix="maxmemory 2gb  # redis.conf; first see what fills it: redis-cli --bigkeys",
+    knows=servers_tell("used_memory", "maxmemory"),
 )
 def memory(facts: Facts) -> Iterator[Found]:
     """Compare used_memory with maxmemory."""
@@ -150,6 +155,7 @@ def memory(facts: Facts) -> Iterator[Found]:
     title="Redis has deleted keys for want of memory.",
     why="Among them may be queues, leases or records: jobs that are lost, or run twice.",
     fix=KEEP,
+    knows=servers_tell("evicted"),
 )
 def evicted(facts: Facts) -> Iterator[Found]:
     """Look at evicted_keys, since the server's start."""
@@ -170,6 +176,7 @@ def evicted(facts: Facts) -> Iterator[Found]:
     why="Every publish, result or record is refused. After a failover the old primary is one.",
     fix='broker_url = "sentinel://a:26379/0;sentinel://b:26379/0"  # knows the primary\n'
     'app.conf.broker_transport_options = {"master_name": "mymaster"}',
+    knows=servers_tell("role"),
 )
 def replica(facts: Facts) -> Iterator[Found]:
     """Look at its role."""
@@ -185,7 +192,7 @@ def replica(facts: Facts) -> Iterator[Found]:
     title="RabbitMQ has stopped taking messages.",
     why="Above its memory mark, or below its mark of free disk, it blocks every publisher.",
     fix="Give the server memory or disk, or empty its queues; see `rabbitmq-diagnostics alarms`.",
-    needs=("broker",),
+    knows=rabbit_tells("alarms"),
 )
 def alarm(facts: Facts) -> Iterator[Found]:
     """Look at its alarms."""

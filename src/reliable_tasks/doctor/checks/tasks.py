@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from reliable_tasks.doctor.checks.kit import RABBITMQ, check, named
 from reliable_tasks.doctor.facts import Facts, Settings, Task
-from reliable_tasks.doctor.findings import ERROR, TASKS, WARNING, Found
+from reliable_tasks.doctor.findings import ERROR, INFO, TASKS, WARNING, Found
 
 __all__ = ("CHECKS",)
 
@@ -58,6 +58,12 @@ def endless(facts: Facts) -> Iterator[Found]:
                 title="A job is delivered again and again.",
                 severity=ERROR,
             )
+    if facts.unacked is not None and facts.unacked.redelivered:
+        yield Found(
+            f"{facts.unacked.redelivered} of {facts.unacked.count}: {named(facts.unacked.tasks)}",
+            title="Messages that workers hold now were delivered before.",
+            severity=INFO,
+        )
 
 
 def _is_bounded(task: Task, settings: Settings) -> bool:

@@ -10,12 +10,16 @@ from typing import Any
 from reliable_tasks.doctor.checks.kit import (
     RABBITMQ,
     REDIS,
+    asked,
     check,
     is_at_least,
     longest,
     named,
     numbers,
+    on_redis,
+    rabbit_tells,
     visibility_timeout,
+    workers_tell,
 )
 from reliable_tasks.doctor.facts import Declared, Facts, Guarded, Settings, Task
 from reliable_tasks.doctor.findings import ERROR, TIME, WARNING, Found
@@ -214,7 +218,7 @@ def _servers_own(facts: Facts) -> float:
     why="It has its own: 30 minutes, unless rabbitmq.conf says otherwise. What a worker holds for "
     "longer is delivered again.",
     fix="consumer_timeout = 7320000  # milliseconds, in rabbitmq.conf",
-    needs=("broker",),
+    knows=rabbit_tells("version"),
 )
 def ignored(facts: Facts) -> Iterator[Found]:
     """Look for arguments that want more than the server gives."""
@@ -409,7 +413,7 @@ def results(facts: Facts) -> Iterator[Found]:
     why="Their worker is gone or wedged, and no worker that is there looks for them: the jobs "
     "are stuck.",
     fix="celery -A proj worker  # with this very broker, database and prefix",
-    needs=("unacked",),
+    knows=on_redis(asked("unacked")),
 )
 def overdue(facts: Facts) -> Iterator[Found]:
     """Compare the oldest word of a worker about what it holds with the visibility timeout."""
@@ -436,6 +440,7 @@ def overdue(facts: Facts) -> Iterator[Found]:
     why="Countdowns and expiry are off by as much. Kombu compares the times of different machines: "
     "a clock that is ahead by the visibility timeout gives back what others still hold.",
     fix="Run chrony or another NTP client on every machine.",
+    knows=workers_tell("clock_ahead"),
 )
 def skew(facts: Facts) -> Iterator[Found]:
     """Compare the clocks of workers and servers with this machine's."""

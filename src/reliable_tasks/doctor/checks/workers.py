@@ -9,14 +9,17 @@ from typing import Any
 from reliable_tasks.doctor.checks.kit import (
     DEFAULT_VISIBILITY_TIMEOUT,
     REDIS,
+    asked,
     check,
     differences,
     is_elsewhere,
     longest,
     named,
     numbers,
+    on_redis,
     readers,
     visibility_timeout,
+    workers_tell,
 )
 from reliable_tasks.doctor.checks.timing import too_short_without_heartbeat
 from reliable_tasks.doctor.facts import Facts, Worker
@@ -46,7 +49,7 @@ def _here(facts: Facts) -> list[Worker]:
     why="Jobs wait until one is there. A worker that is busy answers too, unless it runs in the "
     "solo pool.",
     fix="celery -A proj worker",
-    needs=("workers",),
+    knows=asked("workers"),
 )
 def none(facts: Facts) -> Iterator[Found]:
     """Count answers."""
@@ -62,7 +65,7 @@ def none(facts: Facts) -> Iterator[Found]:
     why="It can answer `celery inspect ping` all the same: that goes by pub/sub, which crosses "
     "databases. The jobs wait for ever.",
     fix="Give both the same CELERY_BROKER_URL and the same global_keyprefix.",
-    needs=("workers",),
+    knows=asked("workers"),
 )
 def elsewhere(facts: Facts) -> Iterator[Found]:
     """Compare servers, databases and prefixes."""
@@ -79,7 +82,7 @@ def elsewhere(facts: Facts) -> Iterator[Found]:
     why="What it holds for longer is delivered again while it runs, and runs twice.",
     fix="setup(app)  # in every app whose workers use this Redis database; or a longer\n"
     'app.conf.broker_transport_options = {"visibility_timeout": 3600}',
-    needs=("workers",),
+    knows=on_redis(workers_tell("has_heartbeat")),
 )
 def without_heartbeat(facts: Facts) -> Iterator[Found]:
     """Look for a worker without one where the timeout is too short for it."""
@@ -101,7 +104,7 @@ def without_heartbeat(facts: Facts) -> Iterator[Found]:
     title="A worker runs with other settings than this app.",
     why="What was checked here is not what runs there. An old deploy, or an environment variable.",
     fix="Deploy the same settings to every process of the app, and restart the worker.",
-    needs=("workers",),
+    knows=workers_tell("conf"),
 )
 def settings_differ(facts: Facts) -> Iterator[Found]:
     """Compare the settings that jobs depend on."""
@@ -123,7 +126,7 @@ def settings_differ(facts: Facts) -> Iterator[Found]:
     why="There is one index of what is held for a whole Redis database. The worker with the "
     "shortest timeout gives back the messages of all others.",
     fix="Give the same broker_transport_options to every app that uses this Redis database.",
-    needs=("workers",),
+    knows=on_redis(workers_tell("conf")),
 )
 def timeouts_differ(facts: Facts) -> Iterator[Found]:
     """Compare the timeout of each worker with the app's."""
@@ -155,7 +158,7 @@ def _timeout_of(conf: Mapping[str, Any] | None) -> float | None:
     title="A worker reads a queue, and does not know a task that goes there.",
     why="It drops the message, with a line in its log: the job is lost.",
     fix='app.conf.include = ["proj.tasks"]  # what workers import when they start',
-    needs=("workers",),
+    knows=workers_tell("queues", "tasks"),
 )
 def unregistered(facts: Facts) -> Iterator[Found]:
     """Compare the tasks of each queue with those of its readers."""
@@ -197,7 +200,7 @@ def content(facts: Facts) -> Iterator[Found]:
     title="Workers run different code under one task's name.",
     why="Which one a job gets is chance. A deploy that stopped half-way, or an old machine.",
     fix="Deploy again, and restart the workers that run the older code.",
-    needs=("workers",),
+    knows=workers_tell("digests"),
 )
 def code(facts: Facts) -> Iterator[Found]:
     """Compare digests, among workers whose Pythons write code alike."""
