@@ -75,29 +75,28 @@ class Shelf:
 
     def note_death(self, store: Store, job: str, death: Death) -> None:
         """Note an execution of which nothing was heard any more."""
-        self._note(store, job, lambda: self.description(store, death))
+        self._note(store, job, lambda: self._description(store, death))
 
-    def note_error(self, store: Store, job: str, attempt: int, error: BaseException) -> None:
+    def note_error(
+        self, store: Store, job: str, attempt: int, error: BaseException, delivery: str = ""
+    ) -> None:
         """Note an attempt that ended with an error, or whose process ended with it."""
-        self._note(store, job, lambda: _failure(attempt, error))
+        self._note(store, job, lambda: _failure(attempt, error, delivery))
 
-    def notes(self, store: Store, job: str) -> list[dict[str, Any]]:
+    def past(self, store: Store, job: str, death: Death | None = None) -> list[dict[str, Any]]:
         """
-        Return what was noted of a job's attempts, the oldest first.
+        Return what is known of a job's attempts, the oldest first, and *death* the last.
 
         Raises:
             StoreUnavailable: The store did not answer.
         """
         lines = store.jottings(notes_key(self.prefix, job))
-        return [json.loads(line) for line in dict.fromkeys(lines)]
+        known = [json.loads(line) for line in dict.fromkeys(lines)]
+        if death is None or any(each.get("delivery") == death.delivery for each in known):
+            return known
+        return [*known, self._description(store, death)]
 
-    def description(self, store: Store, death: Death) -> dict[str, Any]:
-        """
-        Describe an execution of which nothing was heard any more.
-
-        Raises:
-            StoreUnavailable: The store did not answer.
-        """
+    def _description(self, store: Store, death: Death) -> dict[str, Any]:
         known = who(store, self.prefix, death.delivery)
         began = {"began": death.token / 1_000_000} if death.token else {}
         return {"outcome": "died", "delivery": death.delivery, **began, **_place(known)}
@@ -110,12 +109,13 @@ class Shelf:
             logger.warning("what happened to job %s is not noted: %s", job, error)
 
 
-def _failure(attempt: int, error: BaseException) -> dict[str, Any]:
+def _failure(attempt: int, error: BaseException, delivery: str) -> dict[str, Any]:
     text = "".join(traceback.format_exception(error))
     return {
         "outcome": "failed" if isinstance(error, Exception) else "died",
         "at": round(time.time(), 3),
         "attempt": attempt,
+        **({"delivery": delivery} if delivery else {}),
         "error": f"{type(error).__module__}.{type(error).__qualname__}",
         "message": _shown(error),
         "traceback": text[-MAX_TEXT:],

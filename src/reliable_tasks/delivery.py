@@ -17,8 +17,8 @@ from kombu.serialization import dumps, loads, registry
 from kombu.utils import json as wire
 
 from reliable_tasks.core.header import Header
-from reliable_tasks.core.records import HOPS_PER_RETRY, Outcome, State
-from reliable_tasks.deadletter import letter_of
+from reliable_tasks.core.records import HOPS_PER_RETRY, Outcome, State, line_of
+from reliable_tasks.deadletter.letters import QUARANTINED, Standing, letter_of
 from reliable_tasks.leases import Lease
 from reliable_tasks.processes import numbering
 from reliable_tasks.publish import (
@@ -80,10 +80,10 @@ class Delivery:
         self.key, self._header = identity.key, identity.header
         self.job: str = request.id
         self.payload = self._header.payload_digest or ""
-        retries_before, self.hop = divmod(self._header.hop, HOPS_PER_RETRY)
+        self._retries_before, self.hop = divmod(self._header.hop, HOPS_PER_RETRY)
         self.abandoned = self._header.abandoned
         self.turn = self._header.turn
-        self.retries: int = request.retries + retries_before
+        self.retries: int = request.retries + self._retries_before
         self.has_key = self._header.key_digest is not None
         self.can_wait = not request.is_eager
 
@@ -121,6 +121,7 @@ class Delivery:
 
     def run(self, lease: Lease) -> Any:
         execution = self._request.__dict__[SLOT] = Execution(lease, self)
+        lease.attempt -= self._retries_before  # those of the message that this one follows
         if self.task.tells_started:
             self._tell_started()
         self._shield.lower()
@@ -231,11 +232,17 @@ class Delivery:
             request,
             self._args,
             self._kwargs,
-            reason,
+            kind=QUARANTINED,
+            reason=reason,
             at_ms=at_ms,
             past=past,
             headers=headers_of(request),
+            standing=self.standing,
         )
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(self.key, line_of(self.retries, self.hop))
 
     def max_run_ms(self) -> int:
         hard = self._request.timelimit[0] if self._request.timelimit else None

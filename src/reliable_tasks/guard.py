@@ -225,7 +225,7 @@ class _Execution:
             self._give_up(lease)
         unfinished = self.message.outcome_of(error)
         if unfinished is not None and unfinished.died:
-            self.shelf.note_error(self.store, self.message.job, lease.attempt, error)
+            self.shelf.note_error(self.store, self.message.job, lease.attempt, error, self.delivery)
         if unfinished is None:
             self._settle(lease, self._failed(error))
             self._fail(error)
@@ -417,9 +417,7 @@ class _Execution:
 
     def _bury(self, reason: str, death: Death | None) -> None:
         at_ms, job = round(time.time() * 1_000), self.message.job
-        past = self.shelf.notes(self.store, job)
-        if death is not None:
-            past.append(self.shelf.description(self.store, death))
+        past = self.shelf.past(self.store, job, death)
         self.shelf.bury(
             self.store,
             job,

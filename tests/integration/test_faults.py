@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 from reliable_tasks import Quarantined
 from reliable_tasks.core.keys import shelf_name
 from reliable_tasks.core.records import State
-from reliable_tasks.testing import Ledger, WorkerProcess, eventually, valkey_server
+from reliable_tasks.deadletter.letters import Letter
+from reliable_tasks.testing import Ledger, Server, WorkerProcess, eventually, valkey_server
 from tests.integration import scenarios
 from tests.integration.apps.guarded import (
     keyed,
@@ -187,9 +187,10 @@ class TestEndings:
 
         crashes = [begin.details["crashes"] for begin in calm.begins(job)]
         assert crashes == [0, 1, 2]
-        letter = json.loads(dict(calm.records.letters(shelf_name("")))[job])
-        body = json.loads(base64.b64decode(letter["body"]))
-        assert (letter["task"], body["args"], body["kwargs"]) == (task.name, [job], {})
+        letter = Letter.parse(dict(calm.records.letters(shelf_name("")))[job])
+        args, kwargs, _ = letter.content(["json"])
+        assert (letter.task, args, kwargs) == (task.name, [job], {})
+        assert [each["outcome"] for each in letter.attempts] == ["died"] * 3
         assert calm.record(task, job).state is State.QUARANTINED
 
 

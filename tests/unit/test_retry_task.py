@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import os
 import signal
@@ -34,6 +32,7 @@ from reliable_tasks import (
     signals,
 )
 from reliable_tasks.core.limits import Passage
+from reliable_tasks.deadletter.letters import Letter
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.retry import ending, turn
 from reliable_tasks.retry.attempts import NAME, Attempts
@@ -767,11 +766,17 @@ class TestGivingUp:
         broker.run(task, 1, task_id="job", headers=headers)
 
         [(job, letter)] = app.conf.reliable_tasks_store.letters("rt1::{dead-letters}")
-        said = json.loads(letter)
-        message = json.loads(base64.b64decode(said["body"]))
-        assert (job, said["reason"], message["args"]) == ("job", "attempts", [1])
-        assert message["options"]["headers"]["tenant"] == "a"
-        assert not {NAME, "x-death"} & message["options"]["headers"].keys()
+        kept = Letter.parse(letter)
+        assert (job, kept.kind, kept.reason) == ("job", "gave up", "attempts")
+        assert kept.content(["json"])[0] == [1]
+        assert kept.headers["tenant"] == "a"
+        assert not {NAME, "x-death"} & kept.headers.keys()
+        assert [(each["attempt"], each["outcome"]) for each in kept.attempts] == [
+            (1, "failed"),
+            (2, "failed"),
+        ]
+        assert all(each["error"].endswith("Down") for each in kept.attempts)
+        assert all("raise outcome" in each["traceback"] for each in kept.attempts)
         assert {"reason": "attempts"} in told
 
     def test_dead_letter_in_eager_mode(self, app: Celery, eager_store: MemoryStore) -> None:

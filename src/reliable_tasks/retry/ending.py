@@ -8,9 +8,11 @@ from time import sleep, time
 from typing import Any
 
 from reliable_tasks.core.store import Store
-from reliable_tasks.deadletter import letter_of
+from reliable_tasks.deadletter.letters import GAVE_UP, letter_of
+from reliable_tasks.delivery import SLOT, Execution
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.events import DEAD_LETTERED, LETTER_DROPPED, report
+from reliable_tasks.processes import numbering
 from reliable_tasks.publish import headers_of
 from reliable_tasks.retry.attempts import NAME, Reason
 from reliable_tasks.retry.gaveup import GaveUp, GiveUp
@@ -37,6 +39,7 @@ def note(
     task: Any, request: Any, attempt: int, error: BaseException, store: Callable[[], Store]
 ) -> None:
     """Note an attempt that failed, for the case that its job becomes a dead letter."""
+    numbering.worker = numbering.worker or request.hostname or ""
     try:
         shelf_of(task.app.conf).note_error(store(), request.id, attempt, error)
     except Exception as trouble:
@@ -56,28 +59,34 @@ def bury(task: Any, request: Any, reason: Reason, records: Callable[[], Store]) 
         records: Gives the store.
     """
     try:
-        headers = headers_of(request)
-        headers.pop(NAME, None)
-        store, shelf, at_ms = records(), shelf_of(task.app.conf), round(time() * 1_000)
-        letter = letter_of(
-            task,
-            request,
-            request.args,
-            request.kwargs,
-            str(reason),
-            at_ms=at_ms,
-            past=shelf.notes(store, request.id),
-            headers=headers,
-        )
-
-        def dropped(other: str) -> None:
-            report(LETTER_DROPPED, task, request.id, {"dropped": other})
-
-        _patiently(lambda: shelf.bury(store, request.id, letter, at_ms=at_ms, dropped=dropped))
+        _patiently(lambda: _bury(task, request, reason, records()))
     except Exception as error:
         logger.error("Task %s[%s] is not among the dead letters: %s", task.name, request.id, error)
         return
     report(DEAD_LETTERED, task, request.id, {"reason": str(reason)})
+
+
+def _bury(task: Any, request: Any, reason: Reason, store: Store) -> None:
+    execution: Execution | None = request.__dict__.get(SLOT)
+    guarded = execution.delivery if execution is not None else None
+    shelf, at_ms = shelf_of(task.app.conf), round(time() * 1_000)
+    letter = letter_of(
+        task,
+        request,
+        request.args,
+        request.kwargs,
+        kind=GAVE_UP,
+        reason=str(reason),
+        at_ms=at_ms,
+        past=shelf.past(store, request.id),
+        headers={name: each for name, each in headers_of(request).items() if name != NAME},
+        standing=guarded.standing if guarded is not None else None,
+    )
+
+    def dropped(other: str) -> None:
+        report(LETTER_DROPPED, task, request.id, {"dropped": other})
+
+    shelf.bury(store, request.id, letter, at_ms=at_ms, dropped=dropped)
 
 
 def _patiently(act: Callable[[], None]) -> None:

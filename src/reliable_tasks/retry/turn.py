@@ -18,9 +18,9 @@ from reliable_tasks.errors import RetriesExhausted
 from reliable_tasks.events import GIVEN_UP, PUT_OFF, RETRYING, WAITING, Kind, report
 from reliable_tasks.publish import give_back, is_hopeless, longest_wait_ms, publish_retry
 from reliable_tasks.retry import switch
-from reliable_tasks.retry.attempts import NAME, Attempts, Outcome, Raised, Reason, Stop
+from reliable_tasks.retry.attempts import NAME, Attempts, Outcome, Raised, Reason, RetryIn, Stop
 from reliable_tasks.retry.declared import MARK
-from reliable_tasks.retry.ending import bury, call_hook
+from reliable_tasks.retry.ending import bury, call_hook, note
 from reliable_tasks.retry.gaveup import GaveUp
 from reliable_tasks.retry.notes import write_notes
 from reliable_tasks.shield import SoftLimitShield
@@ -133,6 +133,8 @@ class Turn:
         now = time()
         policy = switch.current().applied_to(self._plan.policy)
         decision = policy.decide(self._attempts, outcome, now)
+        if self._plan.dead_letter and isinstance(outcome, Raised):
+            self._note(outcome.error, decision)
         if isinstance(decision, Stop):
             self._end(outcome, decision.reason, now)
             return False
@@ -140,6 +142,12 @@ class Turn:
             self._go_on_in_queue(outcome, decision.seconds, now)
         self._go_on_here(outcome, decision.seconds, now)
         return True
+
+    def _note(self, error: BaseException, decision: RetryIn | Stop) -> None:
+        """Keep the error for a letter, unless it ends a job that nobody gave up."""
+        if not (isinstance(decision, Stop) and decision.reason is Reason.UNRETRYABLE):
+            attempt = self._attempts.attempt
+            note(self._task, self._request, attempt, error, lambda: self._records[0])
 
     def _end(self, outcome: Outcome, reason: Reason, now: float) -> None:
         attempts = self._attempts
