@@ -211,11 +211,11 @@ class TestLong:
 
     def test_a_warm_shutdown(self, watched):
         """Its loop has ended and its jobs have not; it is alive until they have."""
-        watched.begin("work", "last", seconds=3 * WITHIN)
+        watched.begin("work", "last", seconds=4 * WITHIN)
         watched.worker.terminate(timeout=None)
         if watched.worker.arguments[2] != "solo":  # whose loop hears of it after the job
             watched.wait_alive("it shuts down, and 1 jobs still run")
         watched.wait_without_fault(2 * WITHIN)
 
-        eventually(lambda: not watched.worker.is_running, timeout=MARGIN + WITHIN)
+        eventually(lambda: not watched.worker.is_running, timeout=MARGIN + 2 * WITHIN)
         assert "there is no report of it" in watched.verdict().reason

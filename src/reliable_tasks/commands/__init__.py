@@ -11,7 +11,10 @@ __all__ = ("reliable",)
 WHERE = {
     "alive": "reliable_tasks.commands.alive:alive",
     "doctor": "reliable_tasks.commands.doctor:doctor",
+    "forget": "reliable_tasks.commands.records:forget_",
+    "list": "reliable_tasks.commands.records:list_",
     "preset": "reliable_tasks.commands.preset:preset",
+    "show": "reliable_tasks.commands.records:show",
     "watch": "reliable_tasks.commands.watch:watch",
 }
 

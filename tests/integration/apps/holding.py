@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -50,8 +51,8 @@ def holding_env(**given: Any) -> Mapping[str, str]:
 
 @control_command(args=[("seconds", float)])
 def wedge(state: Any, seconds: float) -> None:
-    """Stand still in the worker's main loop."""
-    time.sleep(seconds)
+    """Stand still in the worker's main loop, in gevent's too, whose sleep would not."""
+    signal.sigtimedwait((), seconds)
 
 
 @app.task(shared=False, ignore_result=True)
