@@ -26,7 +26,7 @@ from reliable_tasks.presets.rules import check_delivery_limit, check_routing_key
 
 __all__ = ("CHECKS",)
 
-ALIKE = 0.8  # from 0 to 1
+ALIKE = 0.7  # from 0 to 1; of four letters two may have changed places
 CELERYS_OWN = re.compile(r"celery_delayed_|celeryev|.*\.celery\.pidbox$|.*\.reply\.celery")
 NEW_NAME = "presets.rabbitmq(url, queues=(...))  # a new name: RabbitMQ never changes a queue"
 
@@ -74,8 +74,7 @@ def _dead_letters(declared: Iterable[Declared]) -> set[str]:
 
 def _nearest(queue: str, others: Iterable[str]) -> str | None:
     """Return the name among *others* that was meant; two that differ in digits are two names."""
-    shape = re.sub(r"\d+", "#", queue)
-    names = [name for name in others if re.sub(r"\d+", "#", name) != shape]
+    names = [name for name in others if re.sub(r"\d", "", name) != re.sub(r"\d", "", queue)]
     return next(iter(difflib.get_close_matches(queue, names, n=1, cutoff=ALIKE)), None)
 
 
@@ -248,9 +247,16 @@ def growing(facts: Facts) -> Iterator[Found]:
 def kind(facts: Facts) -> Iterator[Found]:
     """Compare types."""
     for declared, queue in _pairs(facts):
-        wanted = str(declared.arguments.get("x-queue-type", "classic"))
-        if queue.kind is not None and queue.kind != wanted:
-            yield Found(f"{queue.name}: {queue.kind}, declared as {wanted}")
+        if _is_of_other_kind(declared, queue):
+            yield Found(f"{queue.name}: {queue.kind}, declared as {_kind_of(declared)}")
+
+
+def _kind_of(declared: Declared) -> str:
+    return str(declared.arguments.get("x-queue-type", "classic"))
+
+
+def _is_of_other_kind(declared: Declared, queue: Queue) -> bool:
+    return queue.kind not in (None, _kind_of(declared))
 
 
 @check(
@@ -265,8 +271,8 @@ def kind(facts: Facts) -> Iterator[Found]:
 def arguments(facts: Facts) -> Iterator[Found]:
     """Compare arguments."""
     for declared, queue in _pairs(facts):
-        if queue.arguments is None:
-            continue
+        if queue.arguments is None or _is_of_other_kind(declared, queue):
+            continue  # a queue of another type has other arguments
         for name in sorted({*declared.arguments, *queue.arguments} - {"x-queue-type"}):
             here, there = declared.arguments.get(name), queue.arguments.get(name)
             if here != there:

@@ -23,7 +23,7 @@ from reliable_tasks.doctor.checks.kit import (
 )
 from reliable_tasks.doctor.checks.timing import too_short_without_heartbeat
 from reliable_tasks.doctor.facts import Facts, Worker
-from reliable_tasks.doctor.findings import ERROR, WARNING, WORKERS, Found
+from reliable_tasks.doctor.findings import ERROR, INFO, WARNING, WORKERS, Found
 
 __all__ = ("CHECKS",)
 
@@ -203,16 +203,33 @@ def content(facts: Facts) -> Iterator[Found]:
     knows=workers_tell("digests"),
 )
 def code(facts: Facts) -> Iterator[Found]:
-    """Compare digests, among workers whose Pythons write code alike."""
-    versions: dict[tuple[Any, str], dict[str, list[str]]] = {}
-    for worker in _here(facts):
-        python = numbers((worker.releases or {}).get("python"))[:2]
-        for task, digest in (worker.digests or {}).items():
-            versions.setdefault((python, task), {}).setdefault(digest, []).append(worker.name)
-    for (_, task), by_digest in sorted(versions.items()):
+    """Compare digests, where Pythons write code alike: among workers, then with this process."""
+    own = {task.name: task.digest for task in facts.settings.tasks}
+    here = _python(facts.settings.releases)
+    for (python, task), by_digest in sorted(_digests(facts).items()):
+        sides = [f"{named(workers)}: {digest}" for digest, workers in sorted(by_digest.items())]
         if len(by_digest) > 1:
-            sides = (f"{named(workers)}: {digest}" for digest, workers in sorted(by_digest.items()))
             yield Found(f"{task}; {'; '.join(sides)}")
+        elif own.get(task) not in (None, *by_digest) and python == here:
+            yield Found(
+                f"{task}; {sides[0]}; here: {own[task]}",
+                title="Workers run other code than this process.",
+                severity=INFO,
+            )
+
+
+def _digests(facts: Facts) -> dict[tuple[tuple[int, ...], str], dict[str, list[str]]]:
+    """Return by Python and task which workers have which digest."""
+    found: dict[tuple[tuple[int, ...], str], dict[str, list[str]]] = {}
+    for worker in _here(facts):
+        python = _python(worker.releases or {})
+        for task, digest in (worker.digests or {}).items():
+            found.setdefault((python, task), {}).setdefault(digest, []).append(worker.name)
+    return found
+
+
+def _python(releases: Mapping[str, str]) -> tuple[int, ...]:
+    return numbers(releases.get("python"))[:2]
 
 
 @check(
