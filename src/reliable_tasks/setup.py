@@ -7,6 +7,7 @@ from typing import Any
 
 from reliable_tasks.broker import HEARTBEAT_STEP
 from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.flight import begin
 from reliable_tasks.liveness import REPORTING_STEP, WATCHING_STEP
 from reliable_tasks.task import WORKER_STEP
 
@@ -42,15 +43,14 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
             "heartbeat: expected True in setup with a preset that was made with heartbeat=True, "
             "got False. Its visibility timeout is too short without one."
         )
-    if settings is not None:
-        _apply(app, settings)
+    _apply(app, settings)
     app.steps["worker"].update((WORKER_STEP, SETTINGS_STEP, QUEUE_STEP, REPORTING_STEP))
     app.steps["consumer"].add(WATCHING_STEP)
     if heartbeat:
         app.steps["consumer"].add(HEARTBEAT_STEP)
 
 
-def _apply(app: Any, settings: Mapping[str, Any]) -> None:
+def _apply(app: Any, settings: Mapping[str, Any] | None) -> None:
     """Put *settings* between the app's own and Celery's defaults; later ones replace earlier."""
     applied = getattr(app, SETTINGS, None)
     if applied is None:
@@ -59,8 +59,11 @@ def _apply(app: Any, settings: Mapping[str, Any]) -> None:
         app.on_after_configure.connect(_add, weak=False, dispatch_uid=SETTINGS)
         if app.configured:
             _add(app)
-    applied.update(settings)
-    applied.sources.append(settings)
+    if settings is not None:
+        applied.update(settings)
+        applied.sources.append(settings)
+    if app.configured:
+        begin(app)
 
 
 class Applied(dict[str, Any]):
@@ -73,7 +76,7 @@ class Applied(dict[str, Any]):
 
 def _add(sender: Any, **_: Any) -> None:
     """
-    Look into what `setup` was given before Celery's defaults.
+    Look into what `setup` was given before Celery's defaults; record flights if it says so.
 
     `Celery.add_defaults` would put it before what `config_from_object` reads.
     """
@@ -81,3 +84,4 @@ def _add(sender: Any, **_: Any) -> None:
     if not any(layer is applied for layer in conf.maps):
         conf.maps.insert(-1, applied)
         conf.defaults.insert(-1, applied)
+    begin(sender)

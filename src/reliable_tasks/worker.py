@@ -10,7 +10,7 @@ from celery import bootsteps, signals
 from celery.utils.text import match_case
 from celery.worker.state import active_requests
 
-from reliable_tasks import counting
+from reliable_tasks import counting, flight
 from reliable_tasks.core import uniqueness
 from reliable_tasks.core.settings import named
 from reliable_tasks.errors import ConfigurationError
@@ -33,6 +33,7 @@ KNOWN = (
     "alive_directory",
     "dead_letter_limit",
     "dead_letter_age",
+    "flight_recorder",
 )
 
 
@@ -45,6 +46,7 @@ class WorkerStep(bootsteps.StartStopStep):
         if getattr(parent, "soft_time_limit", None):  # before the pool forks
             limit_every_task()
         counting.begin()  # before the pool forks, too
+        flight.begin(parent.app)
 
     def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Hear of the shutdown before the jobs do."""
@@ -82,6 +84,8 @@ def check(app: Any) -> None:
     """
     check_names(app.conf, app.namespace)
     shelf_of(app.conf)
+    if flight.keep_ms_of(app.conf) is not None:
+        place_of(app.conf)
     for task in app.tasks.values():
         check_declaration(type(task))
         if not isinstance(task, IdempotentTask) and any(

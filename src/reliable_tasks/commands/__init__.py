@@ -15,6 +15,7 @@ WHERE = {
     "list": "reliable_tasks.commands.records:list_",
     "preset": "reliable_tasks.commands.preset:preset",
     "show": "reliable_tasks.commands.records:show",
+    "why": "reliable_tasks.commands.why:command",
     "watch": "reliable_tasks.commands.watch:watch",
 }
 

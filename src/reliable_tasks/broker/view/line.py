@@ -38,8 +38,21 @@ class Line:
         Raises:
             BrokerUnseen: The broker could not be reached, or failed meanwhile.
         """
+        with self.connection() as connection:
+            if self._channel is None or not getattr(self._channel, "is_open", True):
+                self._channel = connection.channel()
+            yield self._channel
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """
+        Lend the connection, which is closed if it fails.
+
+        Raises:
+            BrokerUnseen: As for `channel`.
+        """
         try:
-            yield self._opened()
+            yield self._connected()
         except Exception as error:  # whatever kombu and its drivers raise
             place = self._place()
             self.close()
@@ -51,18 +64,14 @@ class Line:
         if connection is not None:
             connection.collect(socket_timeout=self._timeout)
 
-    def _opened(self) -> Any:
+    def _connected(self) -> Any:
         if self._connection is None:
             self._connection = self._app.connection_for_read(
                 connect_timeout=self._timeout, transport_options=self._time_outs()
             )
-        if self._channel is None or not getattr(self._channel, "is_open", True):
-            once_each = max(0, len(self._connection.alt) - 1)  # the hosts to fail over to
-            self._connection.ensure_connection(
-                max_retries=once_each, interval_start=0, interval_step=0
-            )
-            self._channel = self._connection.channel()
-        return self._channel
+        once_each = max(0, len(self._connection.alt) - 1)  # the hosts to fail over to
+        self._connection.ensure_connection(max_retries=once_each, interval_start=0, interval_step=0)
+        return self._connection
 
     def _time_outs(self) -> dict[str, Any]:
         if self.driver == "amqp":
