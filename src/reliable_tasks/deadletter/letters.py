@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
@@ -29,8 +28,10 @@ __all__ = (
     "Letter",
     "Standing",
     "UnreadableLetter",
+    "header_in",
     "letter_of",
     "letter_of_message",
+    "line_in",
 )
 
 FORMAT = 1
@@ -321,8 +322,3 @@ def line_in(headers: Mapping[str, Any], header: Header) -> int:
 def header_in(headers: Mapping[str, Any]) -> Header | None:
     """Return the library's own header among a message's *headers*."""
     return Header.parse(headers.get(NAME), str(headers.get("id")))
-
-
-def shown(value: Any) -> str:
-    """Return *value* as JSON for people."""
-    return json.dumps(value, indent=2, default=repr, ensure_ascii=False)

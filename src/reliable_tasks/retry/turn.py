@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
 from celery import Celery
-from celery.exceptions import Retry
+from celery.exceptions import Ignore, Retry
 
 from reliable_tasks.core.store import Store
+from reliable_tasks.deadletter.copies import REPLAY_HEADER, is_the_one_that_runs
 from reliable_tasks.delivery import SLOT, Execution
-from reliable_tasks.errors import RetriesExhausted
+from reliable_tasks.errors import RetriesExhausted, StoreUnavailable
 from reliable_tasks.events import GIVEN_UP, PUT_OFF, RETRYING, WAITING, Kind, report
 from reliable_tasks.publish import give_back, is_hopeless, longest_wait_ms, publish_retry
 from reliable_tasks.retry import switch
@@ -73,8 +74,12 @@ class Turn:
 
         Raises:
             Retry: It is not due yet, or the breaker is open: it was published again.
+            Ignore: It is the second copy of a replay.
         """
         known, plan = self._known, self._plan
+        headers = self._request.headers
+        if headers and REPLAY_HEADER in headers and self._execution is None:
+            self._drop_second_copy(headers[REPLAY_HEADER])
         if known is not None or (plan.breaker is not None and self._is_limited):
             shield = self._shield()
             with shield:
@@ -86,6 +91,25 @@ class Turn:
         self._known = None  # what it was put off before the first attempt does not count
         if plan.budget is not None and self._is_limited:
             plan.budget.called()
+
+    def _drop_second_copy(self, said: Any) -> None:
+        """
+        Let only one of the messages run that were published for one dead letter.
+
+        Raises:
+            Ignore: This is another.
+        """
+        task, request = self._task, self._request
+        try:
+            if is_the_one_that_runs(*self._records, request.id, said):
+                return
+        except StoreUnavailable as error:
+            if task.acks_late:
+                give_back(task, "replay", error)
+            logger.warning("%s[%s] runs, replayed perhaps twice: %s", task.name, request.id, error)
+            return
+        logger.info("Task %s[%s] dropped a copy of its replay", task.name, request.id)
+        raise Ignore
 
     def _wait(self) -> None:
         if self._known is not None:
