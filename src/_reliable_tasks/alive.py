@@ -64,7 +64,7 @@ def _standstill(report: Report, now: float, within: float, broker_within: float)
 
 def _jam(report: Report, now: float, within: float) -> str:
     """Return what is wrong with the pool."""
-    if report.hung >= report.slots:
+    if 0 < report.slots <= report.hung:  # an autoscaled pool may have none for a while
         jobs = ", ".join(report.hung_jobs)
         return f"jobs that hang have all of its slots ({report.slots}): {jobs}"
     if report.idle_since is not None and now - report.idle_since > within:

@@ -41,6 +41,7 @@ VERDICTS = {
         {"loop": 1.0, "rests": True, "slots": 1, "busy": 1},
         "a job runs in its main loop, 1 of 1 slots run jobs",
     ),
+    "a pool that was scaled down": ({"slots": 0}, "its main loop turns, 0 of 0 slots run jobs"),
     "it shuts down": ({"loop": 1.0, "closing": True, "busy": 1}, "it shuts down, and 1 jobs still"),
     "the broker is away for a moment": (
         {"loop": 900.0, "lost": NOW - 20},

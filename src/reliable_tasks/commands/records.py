@@ -92,7 +92,9 @@ def _until(entry: Entry, now: float) -> str:
     if entry.until is None:
         return ""
     left = entry.until - now
-    return f"in {told(left)}" if left >= 0 else f"over for {told(-left)}"
+    if left >= 0:
+        return f"in {told(left)}"
+    return f"over for {told(-left)}" if entry.state in {"running", "retrying"} else ""
 
 
 def _summary(listing: Listing) -> str:
