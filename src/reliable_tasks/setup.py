@@ -24,7 +24,9 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
     """
     Apply *settings* and what the worker needs to *app*; calling it twice changes nothing.
 
-    It may come before or after tasks are declared and the app is configured.
+    It may come before or after tasks are declared and the app is configured. Of two calls with
+    different arguments the later one is heard: a preset takes the place of an earlier one, other
+    settings are added.
 
     Args:
         app: The Celery app.
@@ -36,34 +38,28 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
             the visibility timeout of a Redis broker; without effect with another broker.
 
     Raises:
-        ConfigurationError: The preset relies on the heartbeat, which was turned off.
+        ConfigurationError: *settings* are no mapping, or a preset relies on the heartbeat, which
+            was turned off.
     """
-    if not heartbeat and getattr(settings, "heartbeat", False):
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ConfigurationError(
+            f"settings: expected a preset or a mapping of settings, got {type(settings).__name__}. "
+            "presets.redis and presets.rabbitmq make a preset of an address."
+        )
+    applied = _applied_to(app)
+    sources = applied.sources if settings is None else applied.sources_with(settings)
+    if not heartbeat and any(getattr(each, "heartbeat", False) for each in sources):
         raise ConfigurationError(
             "heartbeat: expected True in setup with a preset that was made with heartbeat=True, "
-            "got False. Its visibility timeout is too short without one."
+            f"got {heartbeat!r}. Its visibility timeout is too short without one."
         )
-    _apply(app, settings)
+    applied.take(sources)
+    if app.configured:
+        _add(app)
     app.steps["worker"].update((WORKER_STEP, SETTINGS_STEP, QUEUE_STEP, REPORTING_STEP))
     app.steps["consumer"].add(WATCHING_STEP)
-    if heartbeat:
-        app.steps["consumer"].add(HEARTBEAT_STEP)
-
-
-def _apply(app: Any, settings: Mapping[str, Any] | None) -> None:
-    """Put *settings* between the app's own and Celery's defaults; later ones replace earlier."""
-    applied = getattr(app, SETTINGS, None)
-    if applied is None:
-        applied = Applied()
-        setattr(app, SETTINGS, applied)
-        app.on_after_configure.connect(_add, weak=False, dispatch_uid=SETTINGS)
-        if app.configured:
-            _add(app)
-    if settings is not None:
-        applied.update(settings)
-        applied.sources.append(settings)
-    if app.configured:
-        begin(app)
+    change = app.steps["consumer"].add if heartbeat else app.steps["consumer"].discard
+    change(HEARTBEAT_STEP)
 
 
 class Applied(dict[str, Any]):
@@ -72,6 +68,36 @@ class Applied(dict[str, Any]):
     def __init__(self) -> None:
         super().__init__()
         self.sources: list[Mapping[str, Any]] = []
+
+    def sources_with(self, settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the sources with *settings*, without those that they take the place of."""
+        kept = [
+            each
+            for each in self.sources
+            if each != settings and not (_is_preset(each) and _is_preset(settings))
+        ]
+        return [*kept, settings if _is_preset(settings) else dict(settings)]
+
+    def take(self, sources: list[Mapping[str, Any]]) -> None:
+        """Say what *sources* say, the later ones first."""
+        self.sources = sources
+        self.clear()
+        for each in sources:
+            self.update(each)
+
+
+def _is_preset(settings: Mapping[str, Any]) -> bool:
+    return hasattr(settings, "explain")  # the class is imported only where one is made
+
+
+def _applied_to(app: Any) -> Applied:
+    """Return what *app* was given so far, which stands between its own and Celery's defaults."""
+    applied: Applied | None = getattr(app, SETTINGS, None)
+    if applied is None:
+        applied = Applied()
+        setattr(app, SETTINGS, applied)
+        app.on_after_configure.connect(_add, weak=False, dispatch_uid=SETTINGS)
+    return applied
 
 
 def _add(sender: Any, **_: Any) -> None:

@@ -103,10 +103,10 @@ def _left_out(needs: Needs) -> Iterator[LeftOut]:
 
 
 def _messages(needs: Needs) -> Iterator[Row]:
-    for name, value in (
-        ("task_serializer", "json"),
-        ("result_serializer", "json"),
-        ("accept_content", ["json"]),
+    for name, value, holds in (
+        ("task_serializer", "json", "equal"),
+        ("result_serializer", "json", "equal"),
+        ("accept_content", ["json"], "no more"),
     ):
         yield Row(
             name=name,
@@ -115,6 +115,7 @@ def _messages(needs: Needs) -> Iterator[Row]:
             without="Whoever can write to the broker runs code in your workers, by pickle.",
             source="Celery, Security",
             topic=MESSAGES,
+            holds=holds,
         )
     yield Row(
         name="task_publish_retry_policy",
@@ -133,6 +134,7 @@ def _messages(needs: Needs) -> Iterator[Row]:
         without="Each attempt waits for the full time-out: a request hangs as long as the broker.",
         source="measured: a publish waits for up to three time-outs",
         topic=MESSAGES,
+        holds="at most",
     )
 
 
@@ -216,6 +218,7 @@ def _workers(needs: Needs) -> Iterator[Row]:
         without="A worker that dies takes its jobs with it.",
         source="Celery, Tasks: Task.acks_late",
         topic=WORKERS,
+        holds="equal",
     )
     yield Row(
         name="task_reject_on_worker_lost",
@@ -228,6 +231,7 @@ def _workers(needs: Needs) -> Iterator[Row]:
         without="A job that kills its process does so for ever: 20 times in 12 s.",
         source="Celery, Tasks: Task.reject_on_worker_lost; measured",
         topic=WORKERS,
+        holds="equal",
     )
     yield Row(
         name="task_retry_on_worker_lost",
@@ -239,6 +243,7 @@ def _workers(needs: Needs) -> Iterator[Row]:
         without="A plain task whose process is killed ends with WorkerLostError.",
         source="Celery 5.7, Tasks: Task.retry_on_worker_lost",
         topic=WORKERS,
+        holds="equal",
     )
     yield Row(
         name="worker_deduplicate_successful_tasks",
@@ -276,6 +281,7 @@ def _shutdown(needs: Needs) -> Iterator[Row]:
         ),
         source="derived: grace_period; Celery, Workers Guide: soft shutdown",
         topic=SHUTDOWN,
+        holds="at most",
     )
     yield Row(
         name="worker_enable_soft_shutdown_on_idle",
@@ -351,4 +357,5 @@ def queue_rows(
         without="A typo makes a queue that nobody reads, and its jobs wait for ever.",
         source="Celery, Configuration: task_create_missing_queues",
         topic=QUEUES,
+        holds="equal",
     )

@@ -186,6 +186,7 @@ def _connections(needs: Needs) -> Iterator[Row]:
             without="A RabbitMQ that stands still holds each publish for as long.",
             source="measured: a paused RabbitMQ; py-amqp, Connection",
             topic=BROKER,
+            holds="at most",
         )
     yield Row(
         name="broker_connection_timeout",
@@ -194,6 +195,7 @@ def _connections(needs: Needs) -> Iterator[Row]:
         without="It is 4 s for each attempt.",
         source="Celery, Configuration: broker_connection_timeout",
         topic=BROKER,
+        holds="at most",
     )
     yield Row(
         name="broker_heartbeat",
@@ -210,6 +212,7 @@ def _connections(needs: Needs) -> Iterator[Row]:
         without="A consumer timeout ends the worker; its supervisor starts it again, without end.",
         source="measured; Celery, Configuration: broker_channel_error_retry",
         topic=BROKER,
+        holds="equal",
     )
 
 
@@ -250,7 +253,7 @@ def _quorum(needs: Needs, timeout: float, made_of: str, delivery_limit: int) -> 
             "drops a message after 20 deliveries."
         ),
         source=DELAYED,
-        holds="equal",
+        holds="no less",
     )
     yield Row(
         name="task_default_queue_type",
@@ -305,6 +308,7 @@ def _classic(needs: Needs, timeout: float, made_of: str) -> Iterator[Row]:
         ),
         without="RabbitMQ takes back after half an hour what waits for its countdown or runs.",
         source="RabbitMQ, Consumers: delivery acknowledgement timeout",
+        holds="no less",
     )
 
 

@@ -171,6 +171,7 @@ def _visibility_timeout(visible: float, made_of: str, *, heartbeat: bool) -> Row
             without="It is an hour: so long a dead worker's jobs wait.",
             source="given: heartbeat; The visibility timeout",
             topic=BROKER,
+            holds="equal",
         )
     return Row(
         name=name,
@@ -200,6 +201,7 @@ def _transport(needs: Needs, visibility_timeout: Row) -> Iterator[Row]:
         without="They look every 100 s, so that a dead worker's jobs wait longer.",
         source="Kombu 5.7, transport/redis.py",
         topic=BROKER,
+        holds="at most",
     )
     yield Row(
         name=f"{options}.unacked_restore_throttle",
@@ -208,6 +210,7 @@ def _transport(needs: Needs, visibility_timeout: Row) -> Iterator[Row]:
         without="The interval counts tenfold.",
         source="Kombu 5.7, transport/redis.py",
         topic=BROKER,
+        holds="at most",
     )
     yield from _sockets(options, timeout, needs)
 
@@ -225,6 +228,7 @@ def _sockets(options: str, timeout: float, needs: Needs) -> Iterator[Row]:
         without="A Redis that accepts and never answers holds a request for 75 s and more.",
         source="measured; Kombu 5.7, transport/redis.py: socket_timeout",
         topic=BROKER,
+        holds="at most",
     )
     yield Row(
         name=f"{options}.socket_connect_timeout",
@@ -233,6 +237,7 @@ def _sockets(options: str, timeout: float, needs: Needs) -> Iterator[Row]:
         without="A machine that is off holds each publish for as long as the kernel tries.",
         source=KOMBU,
         topic=BROKER,
+        holds="at most",
     )
     yield Row(
         name=f"{options}.socket_keepalive",
@@ -257,4 +262,5 @@ def _sockets(options: str, timeout: float, needs: Needs) -> Iterator[Row]:
         without="It is sent again below Celery's own retries, and one call is two messages.",
         source="measured; redis-py, Retry",
         topic=BROKER,
+        holds="equal",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,8 @@ class Row:
         source: Where that is written, or what the value was derived from.
         topic: Heading in the file and on the page.
         holds: A promise rests on it, which an app's own value keeps if it is ``"equal"`` to this
-            one, ``"at most"`` it or ``"at least"`` it; empty: any value will do.
+            one, ``"at most"`` or ``"at least"`` it (of a mapping: each item), names ``"no more"``
+            or ``"no less"`` than it; empty: any value will do.
         is_address: It may hold a password.
     """
 
@@ -85,13 +86,44 @@ class Row:
 
     def is_kept_by(self, value: Any) -> bool:
         """Whether the promise that rests on this setting, if there is one, outlives *value*."""
-        if self.holds in ("at most", "at least") and value is None:
-            return False  # without a limit, or Celery's default
-        if self.holds == "at most":
-            return bool(value <= self.value)
-        if self.holds == "at least":
-            return bool(value >= self.value)
-        return not self.holds or bool(value == self.value)
+        return not self.holds or KEEPS[self.holds](value, self.value)
+
+
+def _is_equal(value: Any, ours: Any) -> bool:
+    return bool((bool(value) if isinstance(ours, bool) else value) == ours)
+
+
+def _is_at_most(value: Any, ours: Any) -> bool:
+    """Whether no number of *value* exceeds *ours*; None is without a limit, or a default."""
+    if isinstance(ours, Mapping):
+        limits = {name: limit for name, limit in ours.items() if limit is not None}
+        return isinstance(value, Mapping) and all(
+            _is_at_most(value.get(name), limit) for name, limit in limits.items()
+        )
+    return isinstance(value, int | float) and value <= ours
+
+
+def _is_at_least(value: Any, ours: Any) -> bool:
+    return isinstance(value, int | float) and bool(value >= ours)
+
+
+def _names_no_more(value: Any, ours: Any) -> bool:
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        return False
+    return {str(each).removeprefix("application/") for each in value} <= set(ours)
+
+
+def _names_no_less(value: Any, ours: Any) -> bool:
+    return isinstance(value, Mapping) and {**value, **ours} == {**value}
+
+
+KEEPS: dict[str, Callable[[Any, Any], bool]] = {
+    "equal": _is_equal,
+    "at most": _is_at_most,
+    "at least": _is_at_least,
+    "no more": _names_no_more,
+    "no less": _names_no_less,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ def server_rows(
             without="Two apps read each other's messages.",
             source="given: keyprefix",
             topic=topic,
+            holds="equal",
         )
     if address.is_sentinel:
         yield Row(
@@ -92,6 +93,7 @@ def server_rows(
             without="One sentinel that accepts and never answers holds a publish for minutes.",
             source="measured; redis-py, Sentinel",
             topic=topic,
+            holds="at most",
         )
 
 
@@ -174,6 +176,7 @@ def result_rows(needs: Needs, results: Address) -> Iterator[Row]:
             without="A backend that hangs holds each publish for two minutes.",
             source=source,
             topic=RESULTS,
+            holds="at most",
         )
     yield Row(
         name="redis_retry_on_timeout",
@@ -216,6 +219,7 @@ def result_rows(needs: Needs, results: Address) -> Iterator[Row]:
             without="It tries 20 times: a backend that never answers holds a request for 96 s.",
             source="measured; Celery, Configuration: result_backend_transport_options",
             topic=RESULTS,
+            holds="at most",
         )
 
 

@@ -11,8 +11,12 @@ from celery import bootsteps
 from kombu.entity import Queue
 
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.presets.addresses import masked
-from reliable_tasks.presets.preset import Preset
+from reliable_tasks.presets.conflicts import (
+    command_line_conflicts,
+    conflicts,
+    pool_conflicts,
+    task_conflicts,
+)
 
 __all__ = ("QueueStep", "SettingsStep", "conflicts", "declare")
 
@@ -22,15 +26,34 @@ APPLIED = "reliable_tasks_settings"
 """Attribute of an app, where `setup` keeps what it was given."""
 
 
+OPTIONS = {
+    "task_time_limit": "time_limit",
+    "task_soft_time_limit": "soft_time_limit",
+    "worker_prefetch_multiplier": "prefetch_multiplier",
+}
+"""Of a worker's command line, by the settings that they go before."""
+
+
 class SettingsStep(bootsteps.Step):
-    """Warns of settings of the app that a promise of its preset does not survive."""
+    """Warns of what the app and the worker say that a promise of the preset does not survive."""
 
     def __init__(self, parent: Any, **_: Any) -> None:
         super().__init__(parent)
         applied = getattr(parent.app, APPLIED, None)
         for settings in applied.sources if applied is not None else ():
-            for conflict in conflicts(settings, parent.app.conf):
+            for conflict in _all_conflicts(settings, parent):
                 logger.warning("%s", conflict)
+
+
+def _all_conflicts(settings: Mapping[str, Any], worker: Any) -> Iterator[str]:
+    conf = worker.app.conf
+    given = {name: getattr(worker, option) for name, option in OPTIONS.items()}
+    yield from conflicts(settings, conf)
+    yield from command_line_conflicts(
+        settings, {name: value for name, value in given.items() if value != conf.get(name)}
+    )
+    yield from pool_conflicts(settings, worker.pool_cls.__module__)
+    yield from task_conflicts(settings, worker.app.tasks.values())
 
 
 class QueueStep(bootsteps.StartStopStep):
@@ -52,36 +75,6 @@ class QueueStep(bootsteps.StartStopStep):
                 declare(connection, queues)
             except connection.recoverable_connection_errors as error:
                 logger.warning("the queues of dead letters were not declared: %s", error)
-
-
-def conflicts(preset: Mapping[str, Any], conf: Mapping[str, Any]) -> Iterator[str]:
-    """
-    Yield a line for each setting of an app that a promise of *preset* does not survive.
-
-    Args:
-        preset: What `setup` was given; a mapping that is no preset promises nothing.
-        conf: The app's settings.
-    """
-    if not isinstance(preset, Preset):
-        return
-    yield from _unstored(preset, conf)
-    for row in preset.rows:
-        value = row.value_in(conf)
-        if not row.is_kept_by(value):
-            yield (
-                f"the app's own settings say {row.name} = {value!r}, the preset says {row.shown}. "
-                f"{row.reason} Without it: {row.without}"
-            )
-
-
-def _unstored(preset: Preset, conf: Any) -> Iterator[str]:
-    backend = getattr(conf, "result_backend", None)
-    if backend and preset.get("task_ignore_result") and conf.get("task_ignore_result"):
-        yield (
-            f"the app has the result backend {masked(backend)!r}, but its preset was made without "
-            "results, so none are stored: give the preset results=..., or set task_ignore_result "
-            "yourself."
-        )
 
 
 def declare(connection: Any, queues: list[Any]) -> None:
