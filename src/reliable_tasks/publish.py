@@ -6,12 +6,14 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from time import sleep
 from typing import Any, NoReturn
 
 from celery.canvas import maybe_signature
 from celery.exceptions import Reject
 from celery.utils import uuid
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.exceptions import EncodeError, SerializationError
 from kombu.transport.native_delayed_delivery import MAX_NUMBER_OF_BITS_TO_USE
 
@@ -35,12 +37,14 @@ __all__ = (
     "send_attached",
     "send_failure",
     "shown_arguments",
+    "timed",
 )
 
 logger = logging.getLogger("reliable_tasks")
 
 DEFAULT_VISIBILITY_TIMEOUT = 3_600.0
 DEFAULT_CONSUMER_TIMEOUT = 1_800.0
+NEAR = 2.0  # seconds; Celery asks the clock once more, and must still find a second left
 
 _DELAY = re.compile(rf"(?:[01]\.){{{MAX_NUMBER_OF_BITS_TO_USE}}}")
 _ABOUT_ITS_WAY = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
@@ -142,8 +146,29 @@ def countdown_of(app: Any, seconds: float) -> float:
     Celery hands every countdown to RabbitMQ's native delayed delivery as soon as one queue of the
     app is a quorum queue. That takes whole seconds, at least 1: anything less is refused.
     """
-    queues = app.amqp.queues.values()
-    return max(1, math.ceil(seconds)) if any(map(_is_quorum, queues)) else seconds
+    return max(1, math.ceil(seconds)) if _has_quorum_queue(app) else seconds
+
+
+def timed(app: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the *options* of a call with a countdown, or an ETA, that every queue takes.
+
+    Args:
+        app: The Celery app.
+        options: What `Task.apply_async` takes besides the arguments.
+
+    Returns:
+        The same where no queue is a quorum queue; else a countdown of at least 1 in place of a
+        shorter one, and of an ETA that could be less than a second away once it is published.
+    """
+    seconds, eta = options.get("countdown") or 0, options.get("eta")
+    if eta and not seconds:
+        at = maybe_make_aware(maybe_iso8601(eta), app.timezone)
+        seconds = (at - datetime.now(UTC)).total_seconds()
+    is_near = 0 < seconds < NEAR
+    if not is_near or not _has_quorum_queue(app):
+        return dict(options)
+    return {**options, "countdown": max(1, seconds), "eta": None}
 
 
 def headers_of(request: Any) -> dict[str, Any]:
@@ -181,6 +206,10 @@ def queue_of(app: Any, request: Any) -> str | None:
         if key == queue.routing_key and exchange in (None, queue.exchange.name):
             return str(name)
     return None
+
+
+def _has_quorum_queue(app: Any) -> bool:
+    return any(map(_is_quorum, app.amqp.queues.values()))
 
 
 def _is_quorum(queue: Any) -> bool:

@@ -43,6 +43,7 @@ from reliable_tasks.publish import (
     members,
     queue_of,
     shown_arguments,
+    timed,
 )
 from reliable_tasks.retry.declared import check_declaration
 from reliable_tasks.shield import SoftLimitShield
@@ -330,7 +331,7 @@ class IdempotentTask(Task):
         if isinstance(producer, SharedProducer):
             publish = producer.way_of(publish)
         links = {"link": freeze(link), "link_error": freeze(link_error)}
-        return publish(args, kwargs, producer=producer, **links, **options)
+        return publish(args, kwargs, producer=producer, **links, **timed(self.app, options))
 
     def apply(
         self,

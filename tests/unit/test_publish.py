@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -226,6 +227,36 @@ def test_a_retry_waits_what_every_queue_takes(
 
     task.pop_request()
     assert sent[0]["countdown"] == (retry.when or 0) == seconds
+
+
+@pytest.mark.parametrize("is_eta", [False, True])
+@pytest.mark.parametrize(
+    ("queue_type", "seconds", "expected"),
+    [("quorum", 0.2, 1), ("quorum", 1.2, 1.2), ("quorum", -5, -5), ("classic", 0.2, 0.2)],
+)
+def test_a_call_waits_what_every_queue_takes(
+    app: Celery,
+    task: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    queue_type: str,
+    seconds: float,
+    expected: float,
+    is_eta: bool,
+) -> None:
+    """Celery raises for a countdown, or an ETA, of less than a second on a quorum queue."""
+    app.conf.task_queues = [Queue("celery", queue_arguments={"x-queue-type": queue_type})]
+    sent = []
+    monkeypatch.setattr(app, "send_task", lambda *_, **options: sent.append(options))
+    now = datetime.now(UTC)
+
+    due = {"eta": now + timedelta(seconds=seconds)} if is_eta else {"countdown": seconds}
+    task.apply_async((1, 2), **due)
+
+    [options] = sent
+    waits = options.get("countdown")
+    if waits is None:
+        waits = (options["eta"] - now).total_seconds()
+    assert waits == pytest.approx(expected, abs=0.1)
 
 
 def delivery_of(task: Any, **message: Any) -> Delivery:
