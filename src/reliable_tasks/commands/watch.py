@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
+from itertools import islice
 from time import monotonic, sleep
-from typing import Any
 
 import click
 from rich.console import Console
@@ -39,11 +39,8 @@ def watch(context: click.Context, /, *, once: bool, as_json: bool, interval: flo
         seen = views(watcher, interval)
         if as_json:
             print_json(asdict(next(seen)))
-        elif once:
-            place = console()
-            place.print(screen(next(seen), width=place.width))
         else:
-            _show(console(), seen)
+            _show(console(), islice(seen, 1) if once else seen)
 
 
 def views(watcher: Watcher, interval: float) -> Iterator[View]:
@@ -62,12 +59,16 @@ def views(watcher: Watcher, interval: float) -> Iterator[View]:
         before = after
 
 
-def _show(place: Console, seen: Iterator[View]) -> None:
-    """Renew the screen until Ctrl-C, and leave the last one behind."""
-    first: Any = Text("Looking ...", style="dim")
+def _show(place: Console, seen: Iterable[View]) -> None:
+    """Renew the screen until Ctrl-C, and leave the last one behind; a pipe gets each in turn."""
+    screens = (screen(view, width=place.width) for view in seen)
     try:
-        with Live(first, console=place, auto_refresh=False) as live:
-            for view in seen:
-                live.update(screen(view, width=place.width), refresh=True)
+        if not place.is_terminal:
+            for each in screens:
+                place.print(each)
+            return
+        with Live(Text("Looking ...", style="dim"), console=place, auto_refresh=False) as live:
+            for each in screens:
+                live.update(each, refresh=True)
     except KeyboardInterrupt:
         return

@@ -1,0 +1,1 @@
+"""What speaks to other libraries, one module each; nothing else imports them."""

@@ -1,0 +1,158 @@
+"""Where Prometheus finds a worker: an HTTP server of its main process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from celery import bootsteps, signals
+from celery.concurrency.prefork import TaskPool as PreforkPool
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from reliable_tasks.contrib.prometheus.asking import AskingCollector
+from reliable_tasks.contrib.prometheus.metrics import Metrics
+from reliable_tasks.errors import ConfigurationError
+
+__all__ = ("ATTRIBUTE", "DIRECTORY", "Endpoint", "EndpointStep", "registry_of")
+
+logger = logging.getLogger("reliable_tasks")
+
+ATTRIBUTE = "reliable_tasks_metrics"
+"""Attribute of an app: its `Endpoint`."""
+
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """
+    Where an app's workers are scraped.
+
+    Attributes:
+        port: None: nowhere.
+        address: Of the interface.
+        metrics: What a process of it counts.
+    """
+
+    port: int | None
+    address: str
+    metrics: Metrics
+
+
+class EndpointStep(bootsteps.StartStopStep):
+    """Serves the metrics of a whole worker, its children's included."""
+
+    requires = ("celery.worker.components:Pool",)  # the first children do not inherit the socket
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._endpoint: Endpoint = getattr(parent.app, ATTRIBUTE)
+        self._has_children = issubclass(parent.pool_cls, PreforkPool)
+        if self._has_children:
+            check_directory(is_served=self._endpoint.port is not None)
+        self._endpoint.metrics.begin(parent.app.tasks.values())
+
+    def start(self, parent: Any) -> None:
+        """
+        Begin to serve, if there is a port.
+
+        Raises:
+            ConfigurationError: The port is taken.
+        """
+        port, address = self._endpoint.port, self._endpoint.address
+        if port is None:
+            return
+        own = None if self._has_children else self._endpoint.metrics.registry
+        registry = registry_of(parent.app, own)
+        try:
+            self._server, _ = start_http_server(port, address, registry)
+        except OSError as error:
+            raise ConfigurationError(
+                f"port: expected one that is free at {address}, got {port}: {error}. Each worker "
+                "of a machine needs its own."
+            ) from error
+        signals.worker_shutdown.connect(self._close, weak=False, dispatch_uid=ATTRIBUTE)
+        logger.info("metrics at http://%s:%d/metrics", address, self._server.server_port)
+
+    def _close(self, **_: Any) -> None:
+        """Close the port when the last task has ended; steps are stopped before it has."""
+        signals.worker_shutdown.disconnect(dispatch_uid=ATTRIBUTE)
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def check_directory(*, is_served: bool) -> None:
+    """
+    Look at the directory through which the processes of a prefork worker count together.
+
+    Args:
+        is_served: Whether the worker is to be scraped. If not, its lack is a warning.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    path = os.environ.get(DIRECTORY)
+    if path and Path(path).is_dir():
+        return
+    found = f"got {path!r}, which is none" if path else "it is not set"
+    text = (
+        f"{DIRECTORY}: expected a directory of this worker's own with the prefork pool, but "
+        f"{found}. Without it each child counts for itself, and nobody can ask it. Set it, and "
+        "empty it before the worker starts."
+    )
+    if is_served:
+        raise ConfigurationError(text)
+    logger.warning(text)
+
+
+class WorkerCollector(Collector):
+    """What all processes of a worker have counted, those that live and those that died."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._all = MultiProcessCollector(None, path)
+
+    def collect(self) -> Any:
+        """Leave out what dead processes say of *now*, then add up."""
+        for pid in dead_processes(Path(self._path)):
+            mark_process_dead(pid, self._path)
+        return self._all.collect()
+
+
+def dead_processes(path: Path) -> set[int]:
+    """Return processes that are gone, however they died, and have left gauges of the living."""
+    pids = {int(file.stem.rpartition("_")[2]) for file in path.glob("gauge_live*_*.db")}
+    return {pid for pid in pids if not is_running(pid)}
+
+
+def is_running(pid: int) -> bool:
+    """Return whether there is a process *pid*."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def registry_of(app: Any, own: CollectorRegistry | None) -> CollectorRegistry:
+    """
+    Return what a scrape of a worker collects.
+
+    Args:
+        app: The Celery app.
+        own: What the worker's only process counts into; None if its children count.
+    """
+    registry = CollectorRegistry()
+    if own is None:
+        registry.register(WorkerCollector(os.environ[DIRECTORY]))
+    else:
+        registry.register(own)
+    registry.register(AskingCollector(app))
+    return registry
