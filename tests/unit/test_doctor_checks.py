@@ -413,7 +413,7 @@ SICK: dict[str, list[tuple[Facts, str, str]]] = {
         (guarded(ON_RABBITMQ, retention=60), "warning", "redelivery after 1800 s"),
         (
             options(guarded(horizon=400_000), visibility_timeout=172_800),
-            "warning",
+            "info",
             "retention 86400 s, redelivery after 172800 s",
         ),
     ],

@@ -40,7 +40,7 @@ from reliable_tasks.presets.addresses import (
     masked,
     read_address,
 )
-from reliable_tasks.presets.steps import conflicts
+from reliable_tasks.presets.conflicts import conflicts, task_conflicts
 from reliable_tasks.setup import SETTINGS
 from reliable_tasks.storage import place_of, prefix_of
 from reliable_tasks.task import IdempotentTask
@@ -230,6 +230,7 @@ def _sources(app: Any) -> list[Mapping[str, Any]]:
 def _broken_promises(app: Any) -> Iterator[str]:
     for settings in _sources(app):
         yield from conflicts(settings, app.conf)
+        yield from task_conflicts(settings, _own_tasks(app))
 
 
 def _gaps(conf: Any) -> Iterator[Gap]:

@@ -22,7 +22,7 @@ from reliable_tasks.doctor.checks.kit import (
     workers_tell,
 )
 from reliable_tasks.doctor.facts import Declared, Facts, Guarded, Settings, Task
-from reliable_tasks.doctor.findings import ERROR, TIME, WARNING, Found
+from reliable_tasks.doctor.findings import ERROR, INFO, TIME, WARNING, Found
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.presets.needs import SHUTDOWN_MARGIN
 from reliable_tasks.presets.rules import (
@@ -326,7 +326,10 @@ def retention(facts: Facts) -> Iterator[Found]:
         kept = KEPT_WITH_KEY if guarded.retention is None else guarded.retention
         timeout = _redelivery_time(task, facts)
         if guarded.has_key and timeout is not None and 0 < kept < timeout:
-            yield Found(f"{task.name}: retention {kept:g} s, redelivery after {timeout:g} s")
+            yield Found(
+                f"{task.name}: retention {kept:g} s, redelivery after {timeout:g} s",
+                severity=INFO if guarded.retention is None else "",
+            )
 
 
 def _redelivery_time(task: Task, facts: Facts) -> float | None:
