@@ -6,6 +6,8 @@ from typing import Any
 
 __all__ = ("bounded_connection", "bounds")
 
+POLL = 0.1  # seconds; else a question waits for the end of Kombu's last look for an answer: 1 s
+
 
 def bounds(driver: str, timeout: float) -> dict[str, Any]:
     """
@@ -19,7 +21,11 @@ def bounds(driver: str, timeout: float) -> dict[str, Any]:
     if driver == "amqp":
         options = {"read_timeout": timeout, "write_timeout": timeout}
     elif driver == "redis":
-        options = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        options = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "polling_interval": POLL,
+        }
     return {"connect_timeout": timeout, "transport_options": options}
 
 

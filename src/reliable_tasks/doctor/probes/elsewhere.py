@@ -19,7 +19,7 @@ from reliable_tasks.doctor.probes.workers import workers_at
 __all__ = ("workers_elsewhere",)
 
 MOST = 8  # places that are asked
-PATIENCE = 6.0  # seconds for all of them, who are asked at once
+WINDOWS = 6  # how many times the window all of them may take, who are asked at once
 SCANS, KEYS_AT_ONCE = 20, 1_000
 
 
@@ -32,7 +32,11 @@ class Corner:
 
 
 def workers_elsewhere(
-    app: Any, open_connection: Callable[[], Any], own_tasks: frozenset[str], server: str | None
+    app: Any,
+    open_connection: Callable[[], Any],
+    own_tasks: frozenset[str],
+    server: str | None,
+    window: float,
 ) -> tuple[list[Worker], list[Gap]]:
     """
     Return workers of the same Redis that know tasks of *app*, and listen to another corner of it.
@@ -42,6 +46,7 @@ def workers_elsewhere(
         open_connection: Returns a connection of Kombu's to the broker, with time-outs.
         own_tasks: Names of the app's tasks; workers that know none of them belong to others.
         server: `RedisServer.identity` of the broker.
+        window: Seconds in which a worker must answer.
     """
     binding = f"_kombu.binding.{app.conf.control_exchange}.pidbox"  # of every worker
     with open_connection() as connection:
@@ -50,15 +55,20 @@ def workers_elsewhere(
         except redis.RedisError as error:
             return [], [Gap("workers at other databases of this Redis", said_of(error))]
     found: list[Worker] = []
-    questions = [partial(_asked, app, open_connection, corner, server) for corner in corners]
-    for answer in ask_all(questions, seconds=PATIENCE):
-        if not isinstance(answer, BaseException):
+    gaps: list[Gap] = []
+    questions = [
+        partial(_asked, app, open_connection, corner, server, window) for corner in corners
+    ]
+    for answer in ask_all(questions, seconds=WINDOWS * window):
+        if isinstance(answer, BaseException):
+            gaps.append(Gap("workers at another database of this Redis", said_of(answer)))
+        else:
             found += [worker for worker in answer if own_tasks & (worker.tasks or frozenset())]
-    return found, []
+    return found, gaps
 
 
 def _asked(
-    app: Any, open_connection: Callable[[], Any], corner: Corner, server: str | None
+    app: Any, open_connection: Callable[[], Any], corner: Corner, server: str | None, window: float
 ) -> list[Worker]:
     connection = open_connection()
     connection.virtual_host = corner.database
@@ -67,7 +77,7 @@ def _asked(
         "global_keyprefix": corner.prefix,
     }
     with connection:
-        return workers_at(connection, app, server)[0]
+        return workers_at(connection, app, server, window)[0]
 
 
 def _corners(channel: Any, binding: str) -> Iterator[Corner]:

@@ -40,7 +40,7 @@ def probe_living(
         app: The Celery app, whose broker can be used.
         settings: What it says of itself.
         server: `RedisServer.identity` of its broker.
-        timeout: Seconds for each answer.
+        timeout: Seconds for each answer of the broker; workers have half as long.
         living: Where what is found goes, part by part.
     """
     opened = partial(bounded_connection, app, timeout)
@@ -50,7 +50,7 @@ def probe_living(
             living.gaps.append(Gap("queues", "the doctor cannot look into this kind of broker"))
         else:
             living.gaps += looks.gaps
-        _ask_workers(app, settings, server, opened, living)
+        _ask_workers(app, settings, server, opened, timeout / 2, living)
         if looks is not None:
             queues, living.unacked = looks.again()
             living.queues = tuple(queues)
@@ -58,18 +58,18 @@ def probe_living(
 
 
 def _ask_workers(
-    app: Any, settings: Settings, server: str | None, opened: Any, living: Living
+    app: Any, settings: Settings, server: str | None, opened: Any, window: float, living: Living
 ) -> None:
     try:
         with opened() as connection:
-            workers, gaps = workers_at(connection, app, server)
+            workers, gaps = workers_at(connection, app, server, window)
         if not workers and settings.broker.kind == "redis":
             from reliable_tasks.doctor.probes.elsewhere import (  # noqa: PLC0415 - imports redis
                 workers_elsewhere,
             )
 
             own = frozenset(task.name for task in settings.tasks)
-            workers, gaps = workers_elsewhere(app, opened, own, server)
+            workers, gaps = workers_elsewhere(app, opened, own, server, window)
     except Exception as error:  # whatever kombu and its drivers raise
         living.gaps.append(Gap("workers", said_of(error)))
         return

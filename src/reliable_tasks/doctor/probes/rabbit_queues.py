@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,9 @@ UNLIKE = re.compile(
     r"inequivalent arg '(?P<name>[^']+)'.*"
     r"but current is (?:the value '(?P<value>[^']*)'|(?P<bare>[^\s']+)|'(?P<quoted>[^']*)')"
 )
+
+
+MOST_ARGUMENTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +80,22 @@ class RabbitQueues:
 
     def _arguments(self, declared: Any) -> Mapping[str, Any] | None:
         """Return those of the broker; None if it does not tell."""
-        own = dict(declared.queue_arguments or {})
-        with self._connection.channel() as channel:
-            try:
-                declared.bind(channel).queue_declare(passive=False)
-            except PreconditionFailed as error:
-                return _corrected(own, error.reply_text)
-            except (AccessRefused, ChannelError):
-                return None
-        return own
+        queue = copy(declared)
+        queue.queue_arguments = dict(declared.queue_arguments or {})
+        for _ in range(MOST_ARGUMENTS):
+            with self._connection.channel() as channel:
+                try:
+                    queue.bind(channel).queue_declare(passive=False)
+                except PreconditionFailed as error:  # it names one that differs
+                    corrected = _corrected(queue.queue_arguments, error.reply_text)
+                except (AccessRefused, ChannelError):
+                    return None
+                else:
+                    return dict(queue.queue_arguments)
+            queue.queue_arguments = corrected
+            if not all(name.startswith("x-") for name in corrected):
+                return corrected  # such as durable, which is none of the arguments
+        return None
 
     def _exchange_type(self, exchange: Any) -> str | None:
         """Return the type of an exchange; None if there is none, or nobody tells."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from time import time
+from time import monotonic, time
 from typing import Any
 
 from kombu.serialization import registry
@@ -15,7 +15,6 @@ from reliable_tasks.inspectable import COMMAND, MARK
 
 __all__ = ("workers_at",)
 
-WINDOW = 1.0  # seconds in which a worker must answer; of one that is busy in its loop only silence
 PLAIN_COMMANDS = ("active_queues", "registered", "conf", "active", "reserved")
 COMPARED = (
     "task_acks_late",
@@ -35,6 +34,7 @@ class Crowd:
 
     app: Any
     connection: Any
+    window: float  # seconds in which they must answer
     gaps: list[Gap] = field(default_factory=list)
     arrived: dict[str, float] = field(default_factory=dict)  # of the last answers, by our clock
 
@@ -46,32 +46,39 @@ class Crowd:
             command: Its name.
             nodes: Whom to ask, and to wait for; None: everybody, for as long as they may take.
         """
-        asked = None if nodes is None else sorted(nodes)
-        if asked is not None and not asked:
-            return {}
-        replies = self.app.control.broadcast(
-            command,
-            destination=asked,
-            reply=True,
-            limit=None if asked is None else len(asked),
-            timeout=WINDOW,
-            connection=self.connection,
-            callback=self._note_arrival,
-        )
-        found = {name: answer for reply in replies or () for name, answer in reply.items()}
-        self._note_silent(command, asked or (), found)
-        return {name: answer for name, answer in found.items() if not _is_error(answer)}
+        if nodes is None:
+            return self._sound(self._replies(None, command, self.window))
+        missing, found, end = set(nodes), Replies(), monotonic() + self.window
+        while missing and (left := end - monotonic()) > 0:
+            # Kombu counts late answers to an earlier question as if they were to this one.
+            found |= self._replies(sorted(missing), command, left)
+            missing -= found.keys()
+        self.gaps += [Gap(f"{command} of {name}", "no answer in time") for name in sorted(missing)]
+        return self._sound(found)
+
+    def _replies(self, nodes: list[str] | None, command: str, window: float) -> Replies:
+        mailbox = self.app.control.mailbox(self.connection)
+        mailbox.producer_pool = None  # else it asks by the app's connection, which may hang
+        terms = {"timeout": window, "callback": self._note_arrival}
+        if nodes is None:
+            replies = mailbox.multi_call(command, **terms)
+        else:
+            replies = mailbox.call(nodes, command, **terms)
+        return {name: answer for reply in replies or () for name, answer in reply.items()}
+
+    def _sound(self, found: Replies) -> Replies:
+        """Leave out the answers that say that there is none."""
+        bad = {name: answer for name, answer in found.items() if _is_error(answer)}
+        self.gaps += [Gap(f"an answer of {name}", each["error"]) for name, each in bad.items()]
+        return {name: answer for name, answer in found.items() if name not in bad}
 
     def _note_arrival(self, reply: Replies) -> None:
         self.arrived.update(dict.fromkeys(reply, time()))
 
-    def _note_silent(self, command: str, asked: Iterable[str], found: Replies) -> None:
-        silent = [name for name in asked if name not in found or _is_error(found[name])]
-        if silent:
-            self.gaps.append(Gap(f"{command} of {', '.join(silent)}", "no answer in time"))
 
-
-def workers_at(connection: Any, app: Any, server: str | None) -> tuple[list[Worker], list[Gap]]:
+def workers_at(
+    connection: Any, app: Any, server: str | None, window: float
+) -> tuple[list[Worker], list[Gap]]:
     """
     Return the workers that answer to *app*, and what they could not be asked.
 
@@ -79,8 +86,9 @@ def workers_at(connection: Any, app: Any, server: str | None) -> tuple[list[Work
         connection: Kombu's; where they are asked.
         app: The Celery app.
         server: `RedisServer.identity` of the broker, through which they answer.
+        window: Seconds in which a worker must answer.
     """
-    crowd = Crowd(app, connection)
+    crowd = Crowd(app, connection, window)
     stats = crowd.ask("stats")
     marked = {name for name, each in stats.items() if MARK in each}
     found = [
