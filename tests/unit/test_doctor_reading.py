@@ -14,6 +14,7 @@ from reliable_tasks import IdempotentTask, UniqueTask, presets, setup
 from reliable_tasks.doctor import examine
 from reliable_tasks.doctor.facts import Settings, Task
 from reliable_tasks.doctor.reading import read
+from reliable_tasks.doctor.versions import allows
 
 REDIS = "redis://localhost:6379/0"
 RESULTS = "redis://localhost:6379/1"
@@ -328,3 +329,22 @@ def test_releases_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     installed["redis"] = "6.4.0"
     assert "release-unsupported" not in examine(plain(), offline=True).ids
+
+
+@pytest.mark.parametrize(
+    ("limits", "version", "fits"),
+    [
+        ("<6.5,>=4.5.2", "6.4.0", True),
+        ("<6.5,>=4.5.2", "6.5", False),
+        ("!=4.5.5,!=5.0.2,<=5.2.1,>=4.5.2", "5.2.1", True),
+        ("!=4.5.5,!=5.0.2,<=5.2.1,>=4.5.2", "5.0.2", False),
+        ("<9.0.0,>=6.4.0", "9.0.0rc1", False),
+        (">=6.4.0", "6.4", True),
+        ("==5.2", "5.2.0", True),
+        (">5", "5.0.0", False),
+        ("", "5", True),
+    ],
+)
+def test_limits_of_releases(limits: str, version: str, fits: bool) -> None:
+    """Numbers are compared as numbers, and what is not written is zero."""
+    assert allows(limits, version) is fits

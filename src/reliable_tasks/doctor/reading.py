@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import requires, version
@@ -15,7 +16,6 @@ from celery.app.routes import Router
 from celery.exceptions import QueueNotFound
 from kombu.entity import Queue
 from kombu.serialization import prepare_accept_content, registry
-from packaging.requirements import Requirement
 
 from reliable_tasks.broker import HEARTBEAT_STEP
 from reliable_tasks.core.durations import Seconds, to_ms
@@ -28,6 +28,7 @@ from reliable_tasks.doctor.facts import (
     Settings,
     Task,
 )
+from reliable_tasks.doctor.versions import allows
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.inspectable import digest_of, versions
 from reliable_tasks.presets.addresses import (
@@ -91,6 +92,7 @@ OPTIONS = {
     "result_backend_transport_options": ("global_keyprefix", "visibility_timeout"),
 }
 FILE_SCHEDULER = "celery.beat:PersistentScheduler"
+CLIENT = re.compile(r"redis(?P<limits>[^a-zA-Z_;\[-][^;]*)")
 CELERYS_OWN = "deprecated_settings"  # a note of its own, among the settings
 SLIP = 0.9  # how alike two names are, from 0 to 1, of which one is a misspelt other
 NO_RESULTS = ("", "disabled", "disabled://")
@@ -199,12 +201,12 @@ def _misspelt(app: Any) -> Iterator[tuple[str, str]]:
 def _unsupported() -> Iterator[str]:
     """Yield each client library that is installed in a release that Kombu does not support."""
     for line in requires("kombu") or ():
-        asked = Requirement(line)
-        if asked.name != "redis" or not asked.specifier:
-            continue
-        installed = version("redis")
-        if not asked.specifier.contains(installed, prereleases=True):
-            yield f"redis {installed}; Kombu {version('kombu')} supports {asked.specifier}"
+        asked = CLIENT.match(line)
+        if asked and not allows(asked["limits"], version("redis")):
+            yield (
+                f"redis {version('redis')}; Kombu {version('kombu')} supports "
+                f"{asked['limits'].strip()}"
+            )
 
 
 def _unimportable(app: Any) -> Iterator[str]:

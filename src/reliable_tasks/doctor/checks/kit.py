@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 
 from reliable_tasks.doctor.facts import Facts, Queue, Settings, Task, Worker
@@ -16,11 +15,9 @@ __all__ = (
     "asked",
     "check",
     "differences",
-    "is_at_least",
     "is_elsewhere",
     "longest",
     "named",
-    "numbers",
     "on_rabbitmq",
     "on_redis",
     "queue_named",
@@ -175,15 +172,3 @@ def queue_named(name: str, facts: Facts) -> Queue | None:
 def longest(tasks: Iterable[Task]) -> float:
     """Return the longest hard time limit of *tasks* in seconds; 0 if none has one."""
     return max((task.hard_limit or 0 for task in tasks), default=0)
-
-
-def is_at_least(version: str | None, *least: int) -> bool:
-    """Whether a version is known, and *least* or later."""
-    found = numbers(version)
-    return bool(found) and found >= least
-
-
-def numbers(version: str | None) -> tuple[int, ...]:
-    """Return the numbers of a version: those before anything else."""
-    head = re.match(r"\d+(\.\d+)*", version or "")
-    return tuple(map(int, head[0].split("."))) if head else ()

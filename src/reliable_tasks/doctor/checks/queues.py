@@ -10,7 +10,6 @@ from reliable_tasks.doctor.checks.kit import (
     RABBITMQ,
     asked,
     check,
-    is_at_least,
     is_elsewhere,
     named,
     on_rabbitmq,
@@ -21,6 +20,7 @@ from reliable_tasks.doctor.checks.kit import (
 )
 from reliable_tasks.doctor.facts import Declared, Facts, Queue
 from reliable_tasks.doctor.findings import ERROR, INFO, QUEUES, WARNING, Found
+from reliable_tasks.doctor.versions import is_at_least
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.presets.rules import check_delivery_limit, check_routing_keys
 

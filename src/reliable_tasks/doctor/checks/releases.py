@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from reliable_tasks.doctor.checks.kit import RABBITMQ, REDIS, check, named, numbers, rabbit_tells
+from reliable_tasks.doctor.checks.kit import RABBITMQ, REDIS, check, named, rabbit_tells
 from reliable_tasks.doctor.facts import Facts
 from reliable_tasks.doctor.findings import ERROR, INFO, RELEASES, WARNING, Found
+from reliable_tasks.doctor.versions import numbers
 
 __all__ = ("CHECKS", "FAULTS", "Fault")
 

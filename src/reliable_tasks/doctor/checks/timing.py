@@ -12,10 +12,8 @@ from reliable_tasks.doctor.checks.kit import (
     REDIS,
     asked,
     check,
-    is_at_least,
     longest,
     named,
-    numbers,
     on_redis,
     rabbit_tells,
     visibility_timeout,
@@ -23,6 +21,7 @@ from reliable_tasks.doctor.checks.kit import (
 )
 from reliable_tasks.doctor.facts import Declared, Facts, Guarded, Settings, Task
 from reliable_tasks.doctor.findings import ERROR, INFO, TIME, WARNING, Found
+from reliable_tasks.doctor.versions import is_at_least, numbers
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.presets.needs import SHUTDOWN_MARGIN
 from reliable_tasks.presets.rules import (

@@ -15,7 +15,6 @@ from reliable_tasks.doctor.checks.kit import (
     is_elsewhere,
     longest,
     named,
-    numbers,
     on_redis,
     readers,
     visibility_timeout,
@@ -24,6 +23,7 @@ from reliable_tasks.doctor.checks.kit import (
 from reliable_tasks.doctor.checks.timing import too_short_without_heartbeat
 from reliable_tasks.doctor.facts import Facts, Worker
 from reliable_tasks.doctor.findings import ERROR, INFO, WARNING, WORKERS, Found
+from reliable_tasks.doctor.versions import numbers
 
 __all__ = ("CHECKS",)
 
