@@ -236,7 +236,8 @@ def test_options_in_force() -> None:
     assert (mail.hard_limit, mail.acks_late, mail.guarded) == (90, True, None)
     assert charge.hard_limit == 60
     assert charge.guarded is not None
-    assert (charge.guarded.lease, charge.guarded.max_run, charge.guarded.has_key) == (10, 90, True)
+    assert (charge.guarded.lease, charge.guarded.has_key) == (10, True)
+    assert charge.guarded.max_run >= 90  # before Celery 5.7 a task does not know the app's limit
     assert once_more.guarded is not None
     assert once_more.guarded.max_crashes == 5
     assert charge.digest

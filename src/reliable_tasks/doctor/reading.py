@@ -355,8 +355,8 @@ def _task(task: Any, routes: _Routes) -> Task:
         acks_late=bool(task.acks_late),
         reject_on_worker_lost=bool(task.reject_on_worker_lost),
         acks_on_timeout=_acks_on_timeout(task),
-        hard_limit=_positive(task.time_limit),
-        soft_limit=_positive(task.soft_time_limit),
+        hard_limit=_limit(task, "time_limit"),
+        soft_limit=_limit(task, "soft_time_limit"),
         retry_delay=float(retry_delay) if isinstance(retry_delay, int | float) else None,
         content_type=registry.name_to_type.get(task.serializer, task.serializer),
         digest=digest_of(task.run),
@@ -376,7 +376,9 @@ def _acks_on_timeout(task: Any) -> bool:
     return bool(own) or own is None
 
 
-def _positive(limit: Any) -> float | None:
+def _limit(task: Any, name: str) -> float | None:
+    """Return a limit in seconds; before Celery 5.7 that of the settings is the worker's alone."""
+    limit = getattr(task, name) or task.app.conf.get(f"task_{name}")
     return float(limit) if isinstance(limit, int | float) and limit > 0 else None
 
 
