@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from celery import _state
@@ -20,6 +21,18 @@ COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("default", COMMON, max_examples=100)
 settings.register_profile("long", COMMON, max_examples=5_000, stateful_step_count=100)
 settings.load_profile("default")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run all tests with RabbitMQ in one process: each node of it takes ten seconds of a core."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRabbitMQ(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "rabbitmq" if "rabbitmq" in nodeid.lower() else super()._split_scope(nodeid)
+
+    return OneRabbitMQ(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 @pytest.fixture(autouse=True)
