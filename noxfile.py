@@ -150,6 +150,13 @@ def storm(session: nox.Session) -> None:
 
 
 @nox.session
+def screens(session: nox.Session) -> None:
+    """Run a shop in which much goes wrong, and draw what the commands say into docs/images."""
+    install(session, "tests")
+    session.run("python", "-m", "tests.screens")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the docs with warnings as errors, and run every code block."""
     install(session, "tests", "docs")
