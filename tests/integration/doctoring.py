@@ -14,10 +14,8 @@ from unittest import mock
 import kombu
 from celery import Celery, _state
 
-from reliable_tasks.doctor.checks import CHECKS
-from reliable_tasks.doctor.facts import Facts
-from reliable_tasks.doctor.probes import greeting, probe
-from reliable_tasks.doctor.reading import read
+from reliable_tasks.doctor import Report, examine
+from reliable_tasks.doctor.probes import greeting
 from reliable_tasks.testing import (
     RabbitMQServer,
     Server,
@@ -36,6 +34,7 @@ WORKER = "tests.integration.apps.doctored_worker"
 PATIENCE = 1.0  # seconds for an answer of what is healthy
 LOOKS = 3  # a worker of a busy machine may answer too late
 IMPATIENCE = 0.5  # seconds for an answer of what never answers
+WRONG = "hush"  # password
 ALONE = "alone"  # the lane of those that are looked at after all others
 
 Seed = Callable[["Ground"], Iterator[Celery]]
@@ -137,35 +136,30 @@ class Ground:
             assert app.control.broadcast("become", **tell)
 
 
-def look(one: SetUp, ground: Ground) -> Facts:
-    """Return what the probes find in a set-up."""
+def look(one: SetUp, ground: Ground) -> Report:
+    """Examine a set-up."""
     with one.seed(ground) as app:
         for _ in range(LOOKS):
-            facts = probe(app, read(app), timeout=one.patience)
-            if found(facts) == one.ids:
+            report = examine(app, timeout=one.patience)
+            if report.ids == one.ids:
                 break
-    return facts
+    return report
 
 
-def found(facts: Facts) -> set[str]:
-    """Return the ids of all findings."""
-    return {finding.id for each in CHECKS for finding in each.findings(facts)}
-
-
-def look_at_all(ground: Ground) -> dict[str, Facts]:
+def look_at_all(ground: Ground) -> dict[str, Report]:
     """Look at every set-up, those of different lanes side by side."""
     lanes: dict[str, list[SetUp]] = {}
     for one in SET_UPS.values():
         lanes.setdefault(one.lane or one.name, []).append(one)
     last = lanes.pop(ALONE, [])
 
-    def ride(lane: list[SetUp]) -> dict[str, Facts]:
+    def ride(lane: list[SetUp]) -> dict[str, Report]:
         return {one.name: look(one, ground) for one in lane}
 
     with ThreadPoolExecutor(8) as pool:
         by_length = sorted(lanes.values(), key=len, reverse=True)
         rides = list(pool.map(ride, by_length))
-    return {name: facts for rode in [*rides, ride(last)] for name, facts in rode.items()}
+    return {name: report for rode in [*rides, ride(last)] for name, report in rode.items()}
 
 
 # --- healthy -----------------------------------------------------------------------------------
@@ -251,7 +245,7 @@ def amqp_at_a_redis(ground):
 
 @set_up("broker-password")
 def wrong_password_redis(ground):
-    yield ground.app(ground.locked.url_for(0, password="hush"), store=ground.results)
+    yield ground.app(ground.locked.url_for(0, password=WRONG), store=ground.results)
 
 
 @set_up("broker-password")
@@ -261,7 +255,7 @@ def no_password_redis(ground):
 
 @set_up("broker-password")
 def wrong_password_rabbitmq(ground):
-    yield ground.app(f"amqp://guest:hush@127.0.0.1:{ground.rabbitmq.port}//")
+    yield ground.app(f"amqp://guest:{WRONG}@127.0.0.1:{ground.rabbitmq.port}//")
 
 
 @set_up("broker-vhost")

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from reliable_tasks.doctor.facts import Facts
+from reliable_tasks.doctor import Report
 from reliable_tasks.testing import RabbitMQServer, Server
-from tests.integration.doctoring import SET_UPS, Ground, found, look_at_all
+from tests.integration.doctoring import SET_UPS, WRONG, Ground, look_at_all
 
 
 @pytest.fixture(scope="module")
-def seen(valkey: Server, rabbitmq: RabbitMQServer) -> Iterator[dict[str, Facts]]:
-    """What the probes found in each set-up, looked at side by side."""
+def seen(valkey: Server, rabbitmq: RabbitMQServer) -> Iterator[dict[str, Report]]:
+    """What the doctor says of each set-up; they are examined side by side."""
     valkey.ensure_running()
     rabbitmq.ensure_running()
     with Ground(valkey, rabbitmq) as ground:
@@ -21,7 +21,8 @@ def seen(valkey: Server, rabbitmq: RabbitMQServer) -> Iterator[dict[str, Facts]]
 
 
 @pytest.mark.parametrize("name", SET_UPS)
-def test_is_named(seen: dict[str, Facts], name: str) -> None:
-    """What is wrong is found, and nothing else."""
-    facts = seen[name]
-    assert found(facts) == SET_UPS[name].ids, (facts.gaps, facts.workers)
+def test_is_named(seen: dict[str, Report], name: str) -> None:
+    """What is wrong is found, and nothing else; no password is told."""
+    report = seen[name]
+    assert report.ids == SET_UPS[name].ids, (report.findings, report.gaps)
+    assert WRONG not in repr(report.as_dict())
