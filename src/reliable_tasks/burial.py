@@ -16,7 +16,7 @@ from reliable_tasks.core.store import Store
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.processes import numbering, who
 
-__all__ = ("DEFAULT_AGE", "DEFAULT_LIMIT", "Shelf")
+__all__ = ("DEFAULT_AGE", "DEFAULT_LIMIT", "Shelf", "log_dropped")
 
 logger = logging.getLogger("reliable_tasks")
 
@@ -107,6 +107,11 @@ class Shelf:
             store.jot(notes_key(self.prefix, job), line, most=MAX_NOTES, keep_ms=KEEP_NOTES_MS)
         except Exception as error:  # it only informs
             logger.warning("what happened to job %s is not noted: %s", job, error)
+
+
+def log_dropped(job: str) -> None:
+    """Say in the log that the letter of a job gives way, where no task can say it."""
+    logger.warning("the dead letter of job %s is dropped: there are too many, or it is old", job)
 
 
 def _failure(attempt: int, error: BaseException, delivery: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import Any
@@ -180,8 +181,9 @@ class LeaseKeeper:
     def introduce(self, store: Store, prefix: str) -> None:
         """Let the thread note in *store* who this process is, now and from time to time."""
         self._introductions[store, prefix] = 0.0
-        if self._thread is not None:
-            self._wake.set()
+        self._wake.set()
+        with suppress(RuntimeError):  # no thread can be started: `hold` says so
+            self._start()
 
     def hold(self, lease: Lease) -> None:
         """Renew *lease* until it is let go, lost, or past its max_run."""

@@ -17,6 +17,7 @@ SETTINGS = "reliable_tasks_settings"
 """Attribute of an app: what `setup` was given, beneath what the app itself says."""
 
 QUEUE_STEP = "reliable_tasks.presets.steps:QueueStep"
+REFUSAL_STEP = "reliable_tasks.deadletter.refused:RefusalStep"
 SETTINGS_STEP = "reliable_tasks.presets.steps:SettingsStep"
 
 
@@ -58,6 +59,7 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
         _add(app)
     app.steps["worker"].update((WORKER_STEP, SETTINGS_STEP, QUEUE_STEP, REPORTING_STEP))
     app.steps["consumer"].add(WATCHING_STEP)
+    app.steps["consumer"].add(REFUSAL_STEP)
     change = app.steps["consumer"].add if heartbeat else app.steps["consumer"].discard
     change(HEARTBEAT_STEP)
 

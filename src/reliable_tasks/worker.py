@@ -15,6 +15,8 @@ from reliable_tasks.core import uniqueness
 from reliable_tasks.core.settings import named
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.inspectable import MARK, versions
+from reliable_tasks.leases import keeper
+from reliable_tasks.processes import numbering
 from reliable_tasks.request import drain_active
 from reliable_tasks.retry.declared import check_declaration, plans_of
 from reliable_tasks.shield import limit_every_task
@@ -46,6 +48,8 @@ class WorkerStep(bootsteps.StartStopStep):
         if getattr(parent, "soft_time_limit", None):  # before the pool forks
             limit_every_task()
         counting.begin()  # before the pool forks, too
+        self._parent = parent
+        signals.worker_process_init.connect(self._introduce)
         flight.begin(parent.app)
 
     def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
@@ -53,6 +57,13 @@ class WorkerStep(bootsteps.StartStopStep):
         signals.worker_shutting_down.connect(
             drain_active, weak=False, dispatch_uid="reliable_tasks.drain"
         )
+
+    def _introduce(self, **_: Any) -> None:
+        """Let a new process of the pool say who it is: it may die in its first job."""
+        numbering.worker = self._parent.hostname
+        for task in self._parent.app.tasks.values():
+            if isinstance(task, IdempotentTask):
+                keeper.introduce(task.records, task.record_prefix)
 
     def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
         """

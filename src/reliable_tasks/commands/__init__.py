@@ -10,6 +10,7 @@ __all__ = ("reliable",)
 
 WHERE = {
     "alive": "reliable_tasks.commands.alive:alive",
+    "dead": "reliable_tasks.commands.dead:dead",
     "doctor": "reliable_tasks.commands.doctor:doctor",
     "forget": "reliable_tasks.commands.records:forget_",
     "list": "reliable_tasks.commands.records:list_",

@@ -294,7 +294,7 @@ def letter_of_message(
     }
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
     info = message.delivery_info or {}
-    kept = ("correlation_id", "reply_to", "priority", "delivery_mode")
+    kept = ("correlation_id", "reply_to", "priority")
     properties = {name: message.properties[name] for name in kept if name in message.properties}
     return Letter(
         task=str(headers.get("task", "")),

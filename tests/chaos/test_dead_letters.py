@@ -1,0 +1,72 @@
+"""Poison is quarantined on every way to die, on every broker, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from reliable_tasks.deadletter.collecting import collect, uncollected
+from reliable_tasks.testing import RabbitMQServer, Server, eventually
+from tests.integration.apps.dying import WAYS, dies
+from tests.integration.campaign import Campaign, running
+from tests.integration.dying import TASKS, cured, has_letter, letter_of, quarantined
+from tests.integration.grounds import RabbitMQGround, RedisGround
+
+
+@pytest.fixture(params=["redis", "quorum", "classic"])
+def campaign(request, valkey: Server, ledger, worker):
+    """A campaign on each broker, with no worker yet."""
+    valkey.ensure_running()
+    ground = RedisGround(valkey.new_database())
+    if request.param != "redis":
+        rabbitmq = request.getfixturevalue("rabbitmq")
+        rabbitmq.ensure_running()
+        ground = RabbitMQGround(rabbitmq.new_vhost(), valkey.new_database(), request.param)
+    with running(ground, ledger, worker) as campaign:
+        yield campaign
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_die(campaign: Campaign, way: str) -> None:
+    """Three deaths, a letter that names them, one effect after the cure."""
+    is_machine = way == "machine"
+    if not is_machine:
+        campaign.worker(arguments=TASKS)
+    kept = quarantined(campaign, way, machines=is_machine)
+
+    cured(campaign, kept)
+
+
+def test_a_delivery_limit_below_the_deaths(
+    rabbitmq: RabbitMQServer, valkey: Server, ledger, worker
+) -> None:
+    """What RabbitMQ takes out of the queue first lies in its own queue of dead letters, whole."""
+    for server in (rabbitmq, valkey):
+        server.ensure_running()
+    ground = RabbitMQGround(rabbitmq.new_vhost(), valkey.new_database(), "quorum")
+    queues = ground.settings["task_queues"]
+    queues["jobs"]["queue_arguments"]["x-delivery-limit"] = 0
+    with running(ground, ledger, worker, task_queues=queues) as campaign:
+        campaign.worker(arguments=TASKS)
+        campaign.send(dies, "limited", "killed")
+        eventually(lambda: uncollected(campaign.app) == {"jobs.dead": 1}, timeout=60)
+        assert not has_letter(campaign, "limited")
+
+        assert list(collect(campaign.app)) == ["limited"]
+        assert uncollected(campaign.app) == {"jobs.dead": 0}
+        kept = letter_of(campaign, "limited")
+        assert "delivered more often than its queue allows" in kept.letter.reason
+        eventually(lambda: campaign.record(dies, "limited").until_ms < kept.letter.at_ms + 2_000)
+        eventually(lambda: _is_replayed(campaign, kept))
+        assert campaign.ledger.counts()["limited"] == 1
+
+
+def _is_replayed(campaign: Campaign, kept) -> bool:
+    """The lease of the execution that died must be over first."""
+    try:
+        cured(campaign, kept)
+    except AssertionError as error:
+        if "GOES_ON" not in str(error):
+            raise
+        return False
+    return True
