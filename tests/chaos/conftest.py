@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.campaign import running
+from tests.integration.grounds import RedisGround
 from tests.integration.pooling import begin  # noqa: F401 - a fixture
 
 HERE = Path(__file__).parent
@@ -21,5 +22,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def campaign(database, ledger, worker):
     """A campaign on Valkey, then on Redis, with no worker yet."""
-    with running(database, ledger, worker) as campaign:
+    with running(RedisGround(database), ledger, worker) as campaign:
         yield campaign

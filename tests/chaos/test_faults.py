@@ -7,6 +7,7 @@ import pytest
 from reliable_tasks.testing import Server, redis_binary, valkey_binary
 from tests.integration import scenarios
 from tests.integration.campaign import running
+from tests.integration.grounds import RedisGround
 
 
 def test_three_copies_of_a_message(campaign):
@@ -50,6 +51,6 @@ def test_store_restarts(binary, ledger, worker):
     """Broker, store and backend killed and restarted three times over 200 jobs."""
     with (
         Server(binary(), appendonly=True, config=["appendfsync always"]) as server,
-        running(server.new_database(), ledger, worker) as campaign,
+        running(RedisGround(server.new_database()), ledger, worker) as campaign,
     ):
         scenarios.store_dies(campaign, server, 200, down=1.0, kills=3)

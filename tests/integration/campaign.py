@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
@@ -28,6 +27,7 @@ from reliable_tasks.testing import (
 )
 from reliable_tasks.testing.fixtures import StartWorker
 from tests.integration.apps.guarded import settings_env
+from tests.integration.grounds import Ground
 from tests.stores import redis_store
 
 APP = "tests.integration.apps.guarded"
@@ -51,9 +51,9 @@ class Verdict:
 
 @dataclass(slots=True)
 class Campaign:
-    """One database, its workers and the effects of their jobs."""
+    """One ground, its workers and the effects of their jobs."""
 
-    database: Database
+    ground: Ground
     ledger: Ledger
     app: Celery
     records: Store
@@ -66,7 +66,7 @@ class Campaign:
     def worker(self, **options: Any) -> WorkerProcess:
         """Start a worker of the guarded app."""
         settings = {**self.settings, **options.pop("settings", {})}
-        env = {**self.database.celery_env, **settings_env(settings)}
+        env = {**self.ground.env, **settings_env(settings)}
         return self.start_worker(APP, env=env, **options)
 
     # --- sending --------------------------------------------------------------------------
@@ -106,31 +106,17 @@ class Campaign:
 
     def in_broker(self) -> dict[str, int]:
         """Return what the broker still holds, waiting or not acknowledged."""
-        with self.database.client() as client, client.pipeline(transaction=True) as pipe:
-            pipe.llen("celery").hlen("unacked").zcard("unacked_index")
-            counts = pipe.execute()
-        held = zip(("celery", "unacked", "unacked_index"), counts, strict=True)
-        return {name: count for name, count in held if count}
+        return self.ground.held()
 
     def note_window(self, task: Any) -> None:
-        """
-        Note which jobs the broker does not hold although nobody has begun them.
-
-        kombu takes a message out of its list and notes it as unacknowledged in two steps. Right
-        after a worker or the server died, the jobs between the two are named here.
-        """
-        with self.database.client() as client, client.pipeline(transaction=True) as pipe:
-            waiting, taken = pipe.lrange("celery", 0, -1).hvals("unacked").execute()
-        messages = [json.loads(each) for each in waiting]
-        messages += [json.loads(each)[0] for each in taken]
-        held = {message["headers"]["id"] for message in messages}
-        missing = set(self.published) - held
+        """Note which jobs the broker does not hold although nobody has begun them."""
+        missing = self.ground.missing(self.published)
         self.unnoted |= {job for job in missing if self.record(task, job) is None}
 
     def not_ready(self, jobs: Iterable[str]) -> list[str]:
         """Return the jobs that have no result."""
         jobs = list(jobs)
-        with self.database.client() as client:
+        with self.ground.records.client() as client:
             stored = client.mget([f"celery-task-meta-{job}" for job in jobs])
         ready = [self._is_ready(meta) for meta in stored]
         return [job for job, is_ready in zip(jobs, ready, strict=True) if not is_ready]
@@ -153,7 +139,8 @@ class Campaign:
 
         def is_settled() -> bool:
             seconds = quiet.note(not self.in_broker())
-            return seconds > 1.5 or (seconds > 0.3 and not self.not_ready(jobs))
+            quiet_for = self.ground.quiet
+            return seconds > quiet_for + 1.2 or (seconds > quiet_for and not self.not_ready(jobs))
 
         eventually(
             is_settled,
@@ -256,15 +243,20 @@ def names(prefix: str, count: int) -> list[str]:
 
 @contextmanager
 def running(
-    database: Database,
+    ground: Ground,
     ledger: Ledger,
     start_worker: StartWorker,
     *,
     store: Database | None = None,
     **settings: Any,
 ) -> Iterator[Campaign]:
-    """Give a campaign whose connections are closed at the end; *store*: not the broker's place."""
+    """Give a campaign whose connections are closed at the end; *store*: not the ground's place."""
+    settings = {**ground.settings, **settings}
     if store is not None:
         settings["reliable_tasks_store_url"] = store.url
-    with connected_app(database.url, **settings) as app, redis_store(store or database) as records:
-        yield Campaign(database, ledger, app, records, start_worker, settings)
+    conf = {"result_backend": ground.records.url, **settings}
+    with (
+        connected_app(ground.broker_url, **conf) as app,
+        redis_store(store or ground.records) as records,
+    ):
+        yield Campaign(ground, ledger, app, records, start_worker, settings)

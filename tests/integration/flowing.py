@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import _state
+from celery import Celery, _state
 
-from reliable_tasks.testing import Database, Ledger, Server, WorkerProcess, close_app, eventually
+from reliable_tasks.testing import Ledger, Server, WorkerProcess, close_app, eventually
 from tests.integration.apps import flows
-from tests.integration.apps.flows import FAULTS_VARIABLE, Faults
-from tests.integration.draining import held_routes
+from tests.integration.apps.flows import FAULTS_VARIABLE, SETTINGS_VARIABLE, Faults
+from tests.integration.grounds import Ground, RedisGround
 
 __all__ = ("bench", "shared_bench")
 
@@ -24,7 +28,7 @@ APP = "tests.integration.apps.features"
 class Bench:
     """The worker, what it does, and what shall go wrong."""
 
-    database: Database
+    ground: Ground
     ledger: Ledger
     faults: Faults
     worker: WorkerProcess
@@ -34,8 +38,7 @@ class Bench:
     @property
     def env(self) -> dict[str, str]:
         """The environment of a further worker."""
-        faults = {FAULTS_VARIABLE: str(self.faults.directory)}
-        return {**self.ledger.env, **self.database.celery_env, **faults}
+        return environment(self.ground, self.ledger, self.faults)
 
     def each_once(self, *labels: str) -> None:
         """Wait until each has run, and see that it ran once."""
@@ -53,33 +56,63 @@ class Bench:
 
     def drained(self, timeout: float = TIMEOUT) -> None:
         """Wait until no message is left: none waits, none is held by anybody."""
-        client = self.database.client()
 
         def is_over() -> bool:
             readers = sum(each.is_running for each in (self.worker, *self.others))
-            return held_routes(client, self.queues, readers) == set()
+            return self.ground.is_drained(self.queues, readers)
 
-        eventually(is_over, timeout=timeout, message="no message is left")
-        client.close()
+        eventually(is_over, timeout=timeout, message=lambda: f"none is left: {self.ground.held()}")
 
     def state(self, job: str) -> Any:
         """The result backend's word on a job."""
         return flows.app.AsyncResult(job).state
 
 
+def environment(ground: Ground, ledger: Ledger, faults: Faults) -> dict[str, str]:
+    """Return what a worker of the flows must know."""
+    settings = {SETTINGS_VARIABLE: json.dumps(ground.settings)}
+    return {**ledger.env, **ground.env, **settings, FAULTS_VARIABLE: str(faults.directory)}
+
+
+@contextmanager
+def benched(ground: Ground, directory: Path) -> Iterator[Bench]:
+    """Start a worker on *ground*, and make this process its client."""
+    ledger, faults = Ledger(directory / "ledger"), Faults(directory / "faults")
+    faults.directory.mkdir()
+    urls = {"broker_url": ground.broker_url, "result_backend": ground.records.url}
+    env = environment(ground, ledger, faults)
+    with (
+        pointed(flows.app, {**urls, **ground.settings}),
+        WorkerProcess(APP, concurrency=3, env=env) as worker,
+    ):
+        flows.copy_messages(flows.app, faults)
+        yield Bench(ground, ledger, faults, worker)
+
+
+@contextmanager
+def pointed(app: Celery, conf: Mapping[str, Any]) -> Iterator[None]:
+    """Point *app* at other servers, and back; what it opens meanwhile is closed."""
+    opened = {"amqp": None, "_pool": None, "_backend_cache": None, "_local": threading.local()}
+    changes = dict(app.conf.changes)
+    before = {name: value for name, value in vars(app).items() if name in opened}
+    vars(app).update(opened)
+    del app.amqp  # a cached property
+    app.conf.update(conf)
+    try:
+        yield
+    finally:
+        close_app(app)
+        app.conf.changes.clear()
+        app.conf.changes.update(changes)
+        vars(app).pop("amqp", None)
+        vars(app).update(before)
+
+
 @pytest.fixture(scope="session")
 def shared_bench(valkey: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """One worker for the whole session; jobs are told apart by their labels."""
-    directory = tmp_path_factory.mktemp("flows")
-    ledger, faults = Ledger(directory / "ledger"), Faults(directory / "faults")
-    faults.directory.mkdir()
-    database = valkey.new_database()
-    flows.app.conf.update(broker_url=database.url, result_backend=database.url)
-    flows.copy_messages(flows.app, faults)
-    env = {**ledger.env, **database.celery_env, FAULTS_VARIABLE: str(faults.directory)}
-    with WorkerProcess(APP, concurrency=3, env=env) as worker:
-        yield Bench(database, ledger, faults, worker)
-    close_app(flows.app)
+    with benched(RedisGround(valkey.new_database()), tmp_path_factory.mktemp("flows")) as bench:
+        yield bench
 
 
 @pytest.fixture

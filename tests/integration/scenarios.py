@@ -10,7 +10,13 @@ from collections.abc import Iterable
 import pytest
 
 from reliable_tasks.core.records import line_of
-from reliable_tasks.testing import Server, WorkerProcess, eventually
+from reliable_tasks.testing import (
+    RabbitMQServer,
+    Server,
+    VirtualHost,
+    WorkerProcess,
+    eventually,
+)
 from tests.integration.apps.guarded import fails_once_taken_over, fenced, keyed, work
 from tests.integration.campaign import Campaign, Every, names
 
@@ -126,6 +132,7 @@ def paused_past_its_lease(campaign: Campaign) -> None:
     zombies = {job: campaign.wait_begun(job) for job in ("bare", "paused")}
     eventually(lambda: campaign.ledger.counts("opened")["paused"] == 1)
     first.pause()
+    campaign.ground.take_back()
     second = campaign.worker(concurrency=3)
     results = {job: campaign.result(job).get(timeout=60) for job in zombies}
     with pytest.raises(ValueError, match="failed"):
@@ -187,6 +194,7 @@ def _overtaken(campaign: Campaign, job: str, seconds: float) -> tuple:
     zombie = campaign.wait_begun(job)
     eventually(lambda: campaign.ledger.counts("opened")[job] == 1)
     first.pause()
+    campaign.ground.take_back()
     second = campaign.worker(concurrency=1)
     campaign.wait_begun(job, times=2)
     eventually(lambda: campaign.ledger.counts("opened")[job] == 2)
@@ -212,7 +220,7 @@ class _Supervisor:
 def store_dies(
     campaign: Campaign, server: Server, count: int, *, down: float, kills: int = 1
 ) -> None:
-    """SIGKILL the server that is broker, store and result backend, and start it again."""
+    """SIGKILL the server that is store and result backend, or broker too, and start it again."""
     worker = campaign.worker(concurrency=2)
     jobs = names("store", count)
     campaign.send_all(work, jobs, before=0.05, after=0.05)
@@ -230,6 +238,81 @@ def store_dies(
         campaign.wait_settled(jobs)
 
     assert_sound(campaign, jobs, deaths=kills)
+
+
+def broker_dies(
+    campaign: Campaign, server: RabbitMQServer, count: int, *, down: float, kills: int
+) -> None:
+    """SIGKILL the broker *kills* times while *count* jobs run, and start it again."""
+    worker = campaign.worker(concurrency=2)
+    jobs = names("broker", count)
+    _send_some_twice(campaign, jobs, before=0.05, after=0.05)
+    server.sync()
+
+    with Every(0.5, _Supervisor(campaign, worker)):
+        for number in range(kills):
+            share = count * (number + 1) / (kills + 1)
+            eventually(lambda share=share: len(campaign.ledger.counts()) >= share, timeout=60)
+            server.kill()
+            time.sleep(down)
+            server.start()
+        campaign.wait_settled(jobs)
+
+    assert_sound(campaign, jobs)
+
+
+def connections_are_cut(campaign: Campaign, vhost: VirtualHost, count: int, *, cuts: int) -> None:
+    """Cut all connections *cuts* times while *count* jobs run, and while the last are published."""
+    worker = campaign.worker(concurrency=2)
+    jobs = names("cut", count)
+    _send_some_twice(campaign, jobs[: count // 2], before=0.05, after=0.05)
+
+    with Every(0.5, _Supervisor(campaign, worker)), Every(3.0, vhost.cut) as cutter:
+        for job in jobs[count // 2 :]:
+            campaign.send(work, job, kwargs={"before": 0.05, "after": 0.05})
+            time.sleep(0.02)
+        eventually(lambda: cutter.times >= cuts, timeout=60)
+    campaign.wait_settled(jobs)
+
+    assert_sound(campaign, jobs)
+
+
+def consumer_timeout_is_hit(campaign: Campaign, *, seconds: float) -> None:
+    """Run jobs of so many *seconds*, more than the broker leaves an unacknowledged message."""
+    worker = campaign.worker(concurrency=2)
+    jobs = names("timeout", 3)
+    campaign.send_all(work, jobs, before=seconds)
+
+    with Every(0.5, _Supervisor(campaign, worker)):
+        campaign.wait_settled(jobs, timeout=100)
+
+    assert "PRECONDITION_FAILED - delivery acknowledgement" in worker.log
+    assert campaign.ledger.counts("begin") == dict.fromkeys(jobs, 1)
+    assert_sound(campaign, jobs)
+
+
+SHORT = (0.05, 0.2, 0.5, 0.9, 1.1)
+"""Countdowns in seconds; RabbitMQ's delayed delivery takes only whole ones."""
+
+
+def short_countdowns(campaign: Campaign, count: int) -> None:
+    """Publish jobs with short countdowns, some twice, and SIGKILL the worker that they wait for."""
+    worker = campaign.worker(concurrency=2)
+    jobs = names("short", count)
+    published = {job: time.time() for job in jobs}
+    for number, job in enumerate(jobs):
+        published[job] = time.time()
+        for _ in range(2 if number % 3 == 0 else 1):
+            campaign.send(work, job, countdown=SHORT[number % len(SHORT)])
+    eventually(campaign.ledger.counts)
+    campaign.kill_worker(worker)
+    campaign.note_window(work)
+    worker.restart()
+    campaign.wait_settled(jobs)
+
+    assert_sound(campaign, jobs, deaths=1)
+    for number, job in enumerate(jobs):
+        assert campaign.begins(job)[0].at >= published[job] + SHORT[number % len(SHORT)]
 
 
 def soak(campaign: Campaign, count: int, *, timeout: float) -> dict[str, int]:

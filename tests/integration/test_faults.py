@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded
@@ -24,13 +26,17 @@ from tests.integration.apps.guarded import (
     retried_by_itself,
     work,
 )
-from tests.integration.campaign import APP, Campaign, names, running
+from tests.integration.campaign import Campaign, names, running
+from tests.integration.grounds import Ground, RedisGround
+
+NewGround = Callable[..., Ground]
 
 PRODUCER = """
-import sys
+import json, sys
 from celery import Celery
-url, name, job, *ids = sys.argv[1:]
+url, settings, name, job, *ids = sys.argv[1:]
 app = Celery("elsewhere", broker=url)
+app.conf.update(json.loads(settings))
 for task_id in ids:
     app.send_task(name, [job], task_id=task_id)
 """
@@ -38,33 +44,40 @@ for task_id in ids:
 
 def send_elsewhere(campaign: Campaign, name: str, job: str, *, ids: list[str]) -> None:
     """Publish from a process that has neither this library nor the task."""
-    command = [sys.executable, "-c", PRODUCER, campaign.database.url, name, job, *ids]
+    broker = [campaign.ground.broker_url, json.dumps(campaign.ground.settings)]
+    command = [sys.executable, "-c", PRODUCER, *broker, name, job, *ids]
     subprocess.run(command, check=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
-def calm(valkey, tmp_path_factory):
+def new_ground(valkey: Server) -> NewGround:
+    """Make grounds on Valkey, or on another server that a test gives."""
+
+    def make(server: Server = valkey) -> Ground:
+        server.ensure_running()
+        return RedisGround(server.new_database())
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def calm(new_ground, tmp_path_factory):
     """A worker that lives through many tests, each with jobs of its own."""
     ledger = Ledger(tmp_path_factory.mktemp("calm") / "ledger")
-    valkey.ensure_running()
 
     def start(app, *, env, **options):
-        raise AssertionError("one worker is enough here")
+        env = {**env, **ledger.env}
+        return stack.enter_context(WorkerProcess(app, env=env, **options))
 
-    database = valkey.new_database()
-    env = {**database.celery_env, **ledger.env}
-    with (
-        running(database, ledger, start) as campaign,
-        WorkerProcess(APP, env=env, concurrency=4),
-    ):
+    with running(new_ground(), ledger, start) as campaign, ExitStack() as stack:
+        campaign.worker(concurrency=4)
         yield campaign
 
 
 @pytest.fixture
-def campaign(valkey, ledger, worker):
+def campaign(new_ground, ledger, worker):
     """A campaign of the test's own, with no worker yet."""
-    valkey.ensure_running()
-    with running(valkey.new_database(), ledger, worker) as campaign:
+    with running(new_ground(), ledger, worker) as campaign:
         yield campaign
 
 
@@ -257,6 +270,7 @@ class TestShutdowns:
     @pytest.mark.hooks
     def test_cold(self, campaign):
         """SIGQUIT: what runs is cut off, and starts again on the next worker."""
+        campaign.settings["worker_soft_shutdown_timeout"] = 0
         self._run(campaign, 2, "quit")
 
         assert len(campaign.ledger.entries("begin")) > len(self.JOBS)
@@ -272,21 +286,20 @@ class TestShutdowns:
 class TestServers:
     """Servers that die."""
 
-    def test_store_restarts(self, ledger, worker):
-        """Broker, store and backend killed and restarted: nothing lost but in kombu's window."""
+    def test_store_restarts(self, new_ground, ledger, worker):
+        """Store and backend (and Redis as broker) restarted: lost only in kombu's window."""
         with (
             valkey_server(appendonly=True, config=["appendfsync always"]) as server,
-            running(server.new_database(), ledger, worker) as campaign,
+            running(new_ground(server), ledger, worker) as campaign,
         ):
             scenarios.store_dies(campaign, server, 40, down=0.5)
 
-    def test_store_is_down_while_the_broker_is_up(self, valkey, ledger, worker):
+    def test_store_is_down_while_the_broker_is_up(self, new_ground, ledger, worker):
         """Without the store nothing runs or is lost; once it is back, each job runs once."""
-        valkey.ensure_running()
         jobs = names("unguarded", 10)
         with (
             valkey_server(appendonly=True) as server,
-            running(valkey.new_database(), ledger, worker, store=server.new_database()) as campaign,
+            running(new_ground(), ledger, worker, store=server.new_database()) as campaign,
         ):
             process = campaign.worker()
             server.kill()
@@ -301,15 +314,14 @@ class TestServers:
             assert campaign.not_ready(jobs) == []
 
     def test_store_that_stands_still_takes_claims_that_nobody_waits_for(
-        self, valkey, ledger, worker
+        self, new_ground, ledger, worker
     ):
         """A claim that is applied after its time-out neither delays its job nor is a death."""
-        valkey.ensure_running()
         settings = {"reliable_tasks_lease_seconds": 60, "reliable_tasks_store_timeout": 0.5}
         with (
             valkey_server() as server,
             running(
-                valkey.new_database(), ledger, worker, store=server.new_database(), **settings
+                new_ground(), ledger, worker, store=server.new_database(), **settings
             ) as campaign,
         ):
             process = campaign.worker(concurrency=1)
@@ -326,13 +338,12 @@ class TestServers:
             assert begin.details["crashes"] == 0
             assert campaign.record(work, "unheard").line >= 1
 
-    def test_store_blinks_while_jobs_run(self, valkey, ledger, worker):
+    def test_store_blinks_while_jobs_run(self, new_ground, ledger, worker):
         """A store that is away for less than a lease, when outcomes are due, doubles nothing."""
-        valkey.ensure_running()
         jobs = names("blink", 4)
         with (
             valkey_server(appendonly=True) as server,
-            running(valkey.new_database(), ledger, worker, store=server.new_database()) as campaign,
+            running(new_ground(), ledger, worker, store=server.new_database()) as campaign,
         ):
             campaign.worker(concurrency=len(jobs))
             campaign.send_all(work, jobs, before=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -19,6 +20,7 @@ from reliable_tasks.stores.redis import RedisStore
 from reliable_tasks.testing import Ledger
 
 FAULTS_VARIABLE = "FLOWS_FAULTS"
+SETTINGS_VARIABLE = "FLOWS_SETTINGS"
 
 app = Celery("flows", set_as_current=False)
 app.conf.update(
@@ -29,6 +31,7 @@ app.conf.update(
     broker_connection_timeout=1,
     task_publish_retry_policy={"max_retries": 1},
 )
+app.conf.update(json.loads(os.environ.get(SETTINGS_VARIABLE, "{}")))
 setup(app, {"reliable_tasks_lease_seconds": 5})
 
 
