@@ -127,6 +127,8 @@ def test_a_broker_restart_in_the_middle(ledger, pools):
         for number in range(4):
             pair.send("guarded_work", f"job {number}", LONG, queue=QUEUES[number])
             pair.send("guarded_work", f"later {number}", 0.1, countdown=LONG)
+        with pair.database.client() as client:  # what kombu has not noted is lost with the server
+            eventually(lambda: client.hlen("unacked") == 8, message="all is noted as taken")
         eventually(lambda: pair.begins("job"))
         server.kill()
         server.restart()
