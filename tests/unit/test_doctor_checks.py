@@ -15,6 +15,7 @@ from reliable_tasks.doctor.checks.releases import FAULTS
 from reliable_tasks.doctor.examining import report_of
 from reliable_tasks.doctor.facts import TROUBLES, Declared, Entry, Facts, Queue, Unacked
 from reliable_tasks.doctor.findings import SEVERITIES, TOPICS, Check
+from tests import doctor_page
 from tests.patients import (
     CHARGE,
     DATABASE,
@@ -853,3 +854,12 @@ def test_workers_elsewhere_hide_nobody() -> None:
     report = report_of(replace(ON_REDIS, workers=(replace(WORKER, database="2"),)))
 
     assert report.ids == {"worker-elsewhere"}
+
+
+def test_the_reference_describes_every_check() -> None:
+    """Each id has its section, written from the check itself."""
+    text = doctor_page.PAGE.read_text()
+
+    assert text == doctor_page.page(text), "run `python -m tests.doctor_page`"
+    for check in CHECKS:
+        assert f"\n### {check.id}\n" in text

@@ -91,7 +91,7 @@ FAULTS = (
         says="A worker that runs jobs ends (AttributeError) when Redis is away for a moment, and "
         "its supervisor must start it again.",
         fix="setup(app)  # its heartbeat keeps the worker",
-        source="measured; The visibility timeout: when a connection is lost",
+        source="measured; docs/explanation/visibility-timeout.md",
     ),
     Fault(
         of="celery",
