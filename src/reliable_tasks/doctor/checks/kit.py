@@ -170,5 +170,9 @@ def queue_named(name: str, facts: Facts) -> Queue | None:
 
 
 def longest(tasks: Iterable[Task]) -> float:
-    """Return the longest hard time limit of *tasks* in seconds; 0 if none has one."""
-    return max((task.hard_limit or 0 for task in tasks), default=0)
+    """Return how long one of *tasks* may run, in seconds; 0 if none has a hard time limit."""
+    return max(
+        # a hard limit begins to count when the soft one is over
+        (max(task.hard_limit, task.soft_limit or 0) for task in tasks if task.hard_limit),
+        default=0,
+    )

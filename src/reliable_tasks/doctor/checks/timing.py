@@ -128,8 +128,9 @@ def no_limit(facts: Facts) -> Iterator[Found]:
     "time-limits-reversed",
     severity=WARNING,
     topic=TIME,
-    title="The soft time limit never comes: the hard one is not above it.",
-    why="The process is killed before the task is told to end, so it cannot clean up.",
+    title="A hard time limit is not above the soft one.",
+    why="In prefork the hard one begins to count when the soft one is over: the task runs for "
+    "longer than its limit says. In other pools it ends before it is told, and cannot clean up.",
     fix="app.conf.task_soft_time_limit = 600  # seconds\napp.conf.task_time_limit = 630",
 )
 def reversed_limits(facts: Facts) -> Iterator[Found]:
