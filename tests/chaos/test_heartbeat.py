@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -36,6 +38,36 @@ def test_each_runs_once(database, server, ledger, tmp_path):
         assert set(pair.begins("job", "later").values()) == {1}
         assert min(plain.begins("job").values()) >= 3
         assert min(plain.begins("later").values()) >= 3
+
+
+def test_thousands_wait(valkey, ledger):
+    """5,000 countdowns in one worker stay young for 2 % of a core, all told, and run once."""
+    valkey.ensure_running()
+    count, begun = 5_000, time.time()
+    with holders(valkey.new_database(), ledger, ["threads"], timeout=TIMEOUT) as alone:
+        for number in range(count):
+            left = 45 - (time.time() - begun)
+            alone.send("work", f"later {number}", 0.0, countdown=left)
+        with alone.database.client() as client:
+            eventually(lambda: client.hlen("unacked") == count, timeout=60)
+        [worker] = alone.workers
+        spent, since = seconds_of(worker.pid), time.monotonic()
+        longest = 0.0
+        while time.monotonic() - since < 2 * TIMEOUT:
+            longest = max(longest, *alone.silences())
+            time.sleep(0.5)
+        share = (seconds_of(worker.pid) - spent) / (time.monotonic() - since)
+        alone.wait_done(count, "later")
+
+    assert longest < TIMEOUT
+    assert share < 0.02
+    assert set(alone.begins("later").values()) == {1}
+
+
+def seconds_of(pid: int) -> float:
+    """Return the seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("pool", ["solo", "gevent", "eventlet"])
