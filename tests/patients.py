@@ -162,6 +162,7 @@ ON_RABBITMQ = Facts(
             depth=3,
             consumers=2,
             grew=0,
+            redeliveries=0.0,
             exchange_type="topic",
             arguments=QUORUM,
         ),

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Exchange, Queue
+from kombu.common import Broadcast
 
 from reliable_tasks import IdempotentTask, UniqueTask, presets, setup
 from reliable_tasks.doctor import examine
@@ -208,6 +210,23 @@ def test_routes_that_lead_nowhere() -> None:
     assert finding.value == "shop.mail: Queue 'mails' missing from task_queues"
 
 
+def test_queues_without_a_name_of_their_own() -> None:
+    """A broadcast has another queue in each worker; an exchange with a key leads to a queue."""
+    everybody = Broadcast("everybody")
+    app = made(
+        broker_url=REDIS,
+        task_queues=(everybody, Queue("mails", Exchange("post"), routing_key="mail")),
+        task_routes={
+            "shop.charge": {"queue": "everybody"},
+            "shop.mail": {"exchange": "post", "routing_key": "mail"},
+        },
+    )
+    found = read(app)
+
+    assert [(task.queue, task.nowhere) for task in own(found)] == [(None, ""), ("mails", "")]
+    assert [queue.name for queue in found.declared] == ["mails"]
+
+
 def test_a_router_that_needs_arguments_is_no_fault() -> None:
     """Where only a call can tell the queue, none is guessed."""
 
@@ -298,11 +317,16 @@ def test_a_promise_that_the_app_breaks() -> None:
 
 
 def test_a_schedule_elsewhere_is_a_gap() -> None:
-    """Beat's entries in a database are not looked at, and the report says so."""
-    app = plain(beat_scheduler="django_celery_beat.schedulers:DatabaseScheduler")
-    report = examine(app, offline=True)
+    """Beat's entries in a database are not looked at, nor is beat, and the report says so."""
+    entries = {"a": {"task": "plain.send", "schedule": 60}}
+    scheduler = "django_celery_beat.schedulers:DatabaseScheduler"
+    report = examine(plain(beat_scheduler=scheduler, beat_schedule=entries), offline=True)
 
-    assert "django_celery_beat" in report.gaps[0].why
+    assert [gap.what for gap in report.gaps] == [
+        "whether beat runs",
+        "entries that beat reads from elsewhere",
+    ]
+    assert "django_celery_beat" in report.gaps[1].why
 
 
 def test_where_the_app_is(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

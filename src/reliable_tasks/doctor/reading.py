@@ -115,7 +115,7 @@ def read(app: Any, *, grace_period: Seconds | None = None) -> Settings:
     refusals = [*_unimportable(app), *_refusals(app)]
     conf = app.conf
     queues = app.amqp.Queues(conf.task_queues)
-    declared = tuple(_declared(queue) for queue in queues.values())
+    declared = tuple(_declared(queue) for queue in queues.values() if not _is_for_all(queue))
     routes = _Routes(app, queues)
     broker, consumes = _text(conf.broker_write_url), _text(conf.broker_read_url)
     prefix = str((conf.get("broker_transport_options") or {}).get("global_keyprefix") or "")
@@ -237,6 +237,8 @@ def _broken_promises(app: Any) -> Iterator[str]:
 
 def _gaps(conf: Any) -> Iterator[Gap]:
     scheduler = conf.get("beat_scheduler")
+    if conf.get("beat_schedule"):
+        yield Gap("whether beat runs", "it answers to nobody; see its log, or its file")
     if scheduler and str(scheduler) != FILE_SCHEDULER:
         yield Gap(
             "entries that beat reads from elsewhere",
@@ -324,7 +326,7 @@ class _Routes:
     """Where calls go, by the app's routes; makes no queue in the app itself."""
 
     def __init__(self, app: Any, queues: Any) -> None:
-        self._app = app
+        self._queues = queues
         self._router = Router(app.amqp.routes, queues, app=app)
 
     def of(self, name: str, options: Mapping[str, Any], task: Any = None) -> tuple[str | None, str]:
@@ -335,10 +337,22 @@ class _Routes:
             return None, str(error.args[0])
         except Exception:  # a router of the app's that looks at arguments
             return None, ""
-        queue = route.get("queue")
-        if isinstance(queue, Queue):
-            return queue.name, ""
-        return (str(queue), "") if queue else (None, "")
+        queue = route.get("queue") or self._bound(route.get("exchange"), route.get("routing_key"))
+        if not isinstance(queue, Queue):
+            return (str(queue), "") if queue else (None, "")
+        return None if _is_for_all(queue) else queue.name, ""
+
+    def _bound(self, exchange: Any, routing_key: Any) -> Any:
+        name = getattr(exchange, "name", exchange)
+        for queue in self._queues.values():
+            if (queue.exchange.name, queue.routing_key) == (name, routing_key):
+                return queue
+        return None
+
+
+def _is_for_all(queue: Any) -> bool:
+    """Whether each worker has a copy of it, under a name of its own."""
+    return getattr(queue.exchange, "type", None) == "fanout"
 
 
 def _own_tasks(app: Any) -> list[Any]:

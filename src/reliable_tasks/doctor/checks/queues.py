@@ -213,6 +213,12 @@ def made_on_typo(facts: Facts) -> Iterator[Found]:
         yield Found("task_create_missing_queues = True")
 
 
+def _knows_what_was_taken(facts: Facts) -> bool:
+    growing_ones = [queue for queue in facts.queues or () if (queue.grew or 0) > 0]
+    is_known = all(queue.taken is not None for queue in growing_ones)
+    return facts.queues is not None and facts.workers is not None and is_known
+
+
 @check(
     "queue-growing",
     severity=ERROR,
@@ -221,7 +227,7 @@ def made_on_typo(facts: Facts) -> Iterator[Found]:
     why="Workers read it and take nothing: their slots are held, they are paused, or their loop is "
     "wedged.",
     fix="celery -A proj inspect active  # what holds the slots; then restart the worker",
-    knows=asked("queues", "workers"),
+    knows=_knows_what_was_taken,
 )
 def growing(facts: Facts) -> Iterator[Found]:
     """Compare two looks a moment apart."""

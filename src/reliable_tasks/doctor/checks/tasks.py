@@ -31,6 +31,11 @@ def early(facts: Facts) -> Iterator[Found]:
         yield Found(named(tasks))
 
 
+def _knows_redeliveries(facts: Facts) -> bool:
+    told = [queue.redeliveries is not None for queue in facts.queues or () if queue.exists]
+    return facts.unacked is not None or (facts.queues is not None and all(told))
+
+
 @check(
     "redelivery-endless",
     severity=WARNING,
@@ -40,6 +45,7 @@ def early(facts: Facts) -> Iterator[Found]:
     "12 s, and nothing else runs.",
     fix="@app.task(base=IdempotentTask)  # counts deaths, and quarantines after three; or\n"
     "app.conf.task_reject_on_worker_lost = False\napp.conf.task_acks_on_failure_or_timeout = True",
+    knows=_knows_redeliveries,
 )
 def endless(facts: Facts) -> Iterator[Found]:
     """Look for redelivery that nobody counts, in the settings and at the broker."""

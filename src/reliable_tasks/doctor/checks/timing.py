@@ -40,7 +40,7 @@ LONG_LEASE = 60.0  # seconds
 SWEEP = 10  # Kombu's unacked_restore_interval, and its unacked_restore_throttle
 PATIENCE = 60.0  # seconds; for a sweep that is late
 SKEW = 2.0  # seconds
-INTERRUPTS = ("prefork", "solo", "processes")
+INTERRUPTS = ("prefork", "processes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,8 @@ def none(facts: Facts) -> Iterator[Found]:
     severity=ERROR,
     topic=WORKERS,
     title="A worker reads another place than the app publishes to.",
-    why="It can answer `celery inspect ping` all the same: that goes by pub/sub, which crosses "
-    "databases. The jobs wait for ever.",
+    why="The jobs wait for ever. Before Celery 5.7 it answers `celery inspect ping` all the same: "
+    "that goes by pub/sub, which crosses databases.",
     fix="Give both the same CELERY_BROKER_URL and the same global_keyprefix.",
     knows=asked("workers"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from reliable_tasks.doctor.facts import Gap
@@ -31,9 +31,9 @@ class Report:
     app: str
     findings: tuple[Finding, ...]
     gaps: tuple[Gap, ...] = ()
-    passed: tuple[Check, ...] = ()
-    undecided: tuple[Check, ...] = ()
-    ignored: tuple[Check, ...] = ()
+    passed: tuple[Check, ...] = field(default=(), repr=False)
+    undecided: tuple[Check, ...] = field(default=(), repr=False)
+    ignored: tuple[Check, ...] = field(default=(), repr=False)
     offline: bool = False
     file: str | None = None
 
