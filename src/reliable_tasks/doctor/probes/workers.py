@@ -15,6 +15,7 @@ from reliable_tasks.inspectable import COMMAND, MARK
 
 __all__ = ("workers_at",)
 
+LATE = 1.0  # seconds; before Kombu 5.6 an answer waits for the end of the last look for one
 PLAIN_COMMANDS = ("active_queues", "registered", "conf", "active", "reserved")
 COMPARED = (
     "task_acks_late",
@@ -48,7 +49,7 @@ class Crowd:
         """
         if nodes is None:
             return self._sound(self._replies(None, command, self.window))
-        missing, found, end = set(nodes), Replies(), monotonic() + self.window
+        missing, found, end = set(nodes), Replies(), monotonic() + self.window + LATE
         while missing and (left := end - monotonic()) > 0:
             # Kombu counts late answers to an earlier question as if they were to this one.
             found |= self._replies(sorted(missing), command, left)
