@@ -229,7 +229,8 @@ class Quarantined(ReliableTasksError):
         return (
             f"{self.key!r} is quarantined: {self.crashes} executions ended without an outcome. "
             "The whole message is kept among the dead letters. Find what kills the process "
-            "(memory, a native crash, a kill signal), then forget the record to let it run again."
+            "(memory, a native crash, a kill signal), then let it run again: "
+            "`celery reliable dead replay`."
         )
 
 

@@ -88,7 +88,7 @@ def test_replay_one(run: Run, ground: Ground) -> None:
     assert (done.exit_code, done.output) == (0, "dies[poison]: it is in the broker\n")
     ground.work()
     assert ground.ran == [("value", 1)]
-    assert run("list").output.splitlines()[-1] == "1 dead letters"
+    assert run("list").output.splitlines()[-1] == "1 dead letter"
 
 
 def test_replay_all(run: Run, ground: Ground) -> None:

@@ -77,7 +77,7 @@ def list_(context: click.Context, /, *, limit: int, as_json: bool, **filters: An
     if shown:
         out.print(_table(shown))
     count = len(found.kept)
-    out.print(f"{count} dead letters" + (f", the oldest {limit} shown" if count > limit else ""))
+    out.print(_counted(count) + (f", the oldest {limit} shown" if count > limit else ""))
     for job, why in found.unreadable:
         out.print(f"{job}: {why}")
     for queue, depth in elsewhere.items():
@@ -104,7 +104,7 @@ def show(context: click.Context, /, job: str, *, content: bool, as_json: bool) -
     for document in documents:
         out.print(_page(document))
         for attempt in document["attempts"]:
-            out.print(_attempt(attempt), highlight=False, markup=False)
+            out.print(_attempt(attempt), markup=False, soft_wrap=True)
 
 
 @dead.command()
@@ -173,7 +173,7 @@ def purge_(
     kept = _chosen(app_of(context), jobs, filters, everything=everything)
     if kept and not yes:
         click.confirm(
-            f"Throw {len(kept)} dead letters away? Their jobs will never run.",
+            f"Throw {_counted(len(kept))} away? What is thrown away never runs.",
             abort=True,
             err=as_json,
         )
@@ -182,7 +182,7 @@ def purge_(
     if as_json:
         print_json({"purged": gone})
     else:
-        click.echo(f"{len(gone)} dead letters were thrown away")
+        click.echo(f"{_counted(len(gone))} thrown away")
 
 
 @dead.command("collect")
@@ -195,7 +195,7 @@ def collect_(context: click.Context, /, *, as_json: bool) -> None:
     if as_json:
         print_json({"collected": jobs})
     else:
-        click.echo(f"{len(jobs)} messages were put among the dead letters")
+        click.echo(f"{_counted(len(jobs))} collected")
 
 
 @contextmanager
@@ -231,6 +231,10 @@ def _named(found: Found, jobs: tuple[str, ...]) -> list[Kept]:
         if job not in known:
             raise click.ClickException(f"there is no dead letter of {job}")
     return found.kept
+
+
+def _counted(count: int) -> str:
+    return f"{count} dead letter{'' if count == 1 else 's'}"
 
 
 def _per_second(text: str | None) -> float | None:

@@ -32,6 +32,7 @@ __all__ = (
     "letter_of",
     "letter_of_message",
     "line_in",
+    "source_of",
 )
 
 FORMAT = 1
@@ -253,7 +254,7 @@ def letter_of(
         reason=reason,
         at=at_ms / 1_000,
         worker=numbering.worker or request.hostname or "",
-        queue=queue_of(task.app, request),
+        queue=source_of(task.app, request),
         attempts=[dict(each) for each in past],
         standing=standing,
         headers={**made.headers, **headers},
@@ -264,6 +265,13 @@ def letter_of(
         way=way,
     )
     return letter.encode()
+
+
+def source_of(app: Any, request: Any) -> str | None:
+    """Return the name of the queue that a message came to, directly or through an exchange."""
+    info = request.delivery_info or {}
+    direct = None if info.get("exchange") else info.get("routing_key")
+    return queue_of(app, request) or direct
 
 
 def _written(task: Any, body: Any) -> tuple[str, str, bytes]:

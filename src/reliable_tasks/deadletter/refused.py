@@ -10,7 +10,7 @@ from typing import Any
 from celery import bootsteps
 
 from reliable_tasks.burial import log_dropped
-from reliable_tasks.deadletter.letters import letter_of_message
+from reliable_tasks.deadletter.letters import letter_of_message, source_of
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.publish import queue_of
 from reliable_tasks.storage import place_of, shelf_of
@@ -97,7 +97,7 @@ def keep(consumer: Any, message: Any, reason: str) -> None:
             reason=reason,
             at_ms=round(time() * 1_000),
             worker=consumer.hostname,
-            queue=queue_of(app, message) or (message.delivery_info or {}).get("routing_key"),
+            queue=source_of(app, message),
         )
         store, shelf = place_of(app.conf).open(), shelf_of(app.conf)
         shelf.bury(store, letter.id, letter.encode(), at_ms=letter.at_ms, dropped=log_dropped)

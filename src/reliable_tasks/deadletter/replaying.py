@@ -178,9 +178,10 @@ def _horizon_ms(app: Any, name: str) -> int:
 
 
 def _route(app: Any, letter: Letter, queue: str | None) -> dict[str, Any]:
-    known = letter.queue if letter.queue in app.amqp.queues else None
-    asked = {"queue": queue or known} if queue or known else {}
-    return dict(app.amqp.router.route(asked, letter.task))
+    name = queue or letter.queue
+    if queue is None and name not in app.amqp.queues and not app.conf.task_create_missing_queues:
+        name = None  # the app has been told of other queues since
+    return dict(app.amqp.router.route({"queue": name} if name else {}, letter.task))
 
 
 def _publish(
