@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 from unittest import mock
 
@@ -76,7 +77,8 @@ def set_up(*ids: str, lane: str = "", patience: float = PATIENCE) -> Callable[[S
 class Ground:
     """Servers and workers that all set-ups share."""
 
-    def __init__(self, valkey: Server, rabbitmq: RabbitMQServer) -> None:
+    def __init__(self, valkey: Server, rabbitmq: RabbitMQServer, folder: Path) -> None:
+        self.fuse = folder / "fuse"
         self.valkey, self.rabbitmq = valkey, rabbitmq
         self.results = valkey.new_database().url
         self.calm, self.odd = valkey.new_database(), valkey.new_database()
@@ -105,6 +107,7 @@ class Ground:
 
     def _start(self, broker: str, **env: str) -> WorkerProcess:
         env = {"DOCTOR_BROKER": broker, "DOCTOR_RESULTS": self.results, **env}
+        env["DOCTOR_FUSE"] = str(self.fuse)
         worker = WorkerProcess(WORKER, concurrency=1, env=env)
         self._stack.callback(worker.close)
         return worker.start()
@@ -454,6 +457,18 @@ def messages_that_nobody_gives_back(ground):
         client.zadd("unacked_index", {"orphan": 1})
         yield ground.odd_app()
         client.delete("unacked_index", "unacked_mutex")
+
+
+@set_up("redelivery-endless", lane="odd")
+def a_job_that_comes_back_again_and_again(ground):
+    app = ground.odd_app()
+    ground.fuse.touch()
+    app.send_task("shop.haunt")
+    with ground.odd.client() as client:
+        eventually(lambda: any(b'"redelivered": true' in each for each in client.hvals("unacked")))
+        yield app
+        ground.fuse.unlink()
+        eventually(lambda: not client.hlen("unacked"))
 
 
 @set_up("queue-growing", lane="odd")

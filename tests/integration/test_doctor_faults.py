@@ -12,11 +12,13 @@ from tests.integration.doctoring import SET_UPS, WRONG, Ground, look_at_all
 
 
 @pytest.fixture(scope="module")
-def seen(valkey: Server, rabbitmq: RabbitMQServer) -> Iterator[dict[str, Report]]:
+def seen(
+    valkey: Server, rabbitmq: RabbitMQServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Report]]:
     """What the doctor says of each set-up; they are examined side by side."""
     valkey.ensure_running()
     rabbitmq.ensure_running()
-    with Ground(valkey, rabbitmq) as ground:
+    with Ground(valkey, rabbitmq, tmp_path_factory.mktemp("doctor")) as ground:
         yield look_at_all(ground)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
+from celery.exceptions import Reject
 from celery.worker.control import control_command
 
 from reliable_tasks import inspectable
@@ -17,11 +19,20 @@ app = shop(
     **({"heartbeat": True} if "DOCTOR_HEARTBEAT" in os.environ else {}),
 )
 
+FUSE = Path(os.environ["DOCTOR_FUSE"])
+
 
 @app.task(name="shop.wait", shared=False)
 def wait(seconds: float) -> None:
     """Hold a slot."""
     time.sleep(seconds)
+
+
+@app.task(name="shop.haunt", acks_late=True, shared=False)
+def haunt() -> None:
+    """Come back at once, as long as the fuse burns."""
+    if FUSE.exists():
+        raise Reject(requeue=True)
 
 
 def other_greeting(customer: str) -> str:

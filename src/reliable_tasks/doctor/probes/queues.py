@@ -13,6 +13,7 @@ from reliable_tasks.doctor.probes.rabbit_queues import Counted, RabbitQueues
 
 __all__ = ("Looks", "first_look", "names_of")
 
+LONGEST_WATCH = 1.2  # seconds; a heartbeat beats each 1.25 s at most
 UNLISTED = "queues that the app does not declare"
 
 
@@ -60,9 +61,14 @@ class _RedisLooks:
         self._queues = RedisQueues(connection.default_channel)
         others, self.gaps = self._queues.undeclared(frozenset(names))
         self._before = self._queues.look([*names, *others])
+        self._unacked = self._queues.unacked()
 
     def again(self) -> tuple[list[Queue], Unacked | None]:
-        return self._queues.compared(self._before), self._queues.unacked()
+        found, unacked = self._queues.compared(self._before), self._queues.unacked()
+        if not (self._unacked.redelivered or unacked.redelivered):
+            return found, unacked
+        rates = self._queues.redeliveries(LONGEST_WATCH)
+        return [replace(each, redeliveries=rates.get(each.name)) for each in found], unacked
 
 
 class _RabbitLooks:

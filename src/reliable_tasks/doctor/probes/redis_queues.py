@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from time import time
+from time import monotonic, sleep, time
 from typing import Any
 
 import redis
@@ -22,6 +22,7 @@ KEYS_AT_ONCE, SCANS = 1_000, 100
 """How many keys are looked at for lists that nobody declared: the first hundred thousand."""
 
 HELD_LOOKED_AT = 200
+NEWEST, WATCH_PAUSE = 50, 0.02  # messages each time, seconds between
 NOT_OF_TASKS = (".celery.pidbox", "celeryev")
 NOT_ALL = Gap(
     "queues that the app does not declare",
@@ -69,6 +70,8 @@ class RedisQueues:
         self._channel = channel
         self._client = plain_client(channel)
         self._prefix: str = channel.global_keyprefix
+        self._held = f"{self._prefix}{channel.unacked_key}"
+        self._index = f"{self._prefix}{channel.unacked_index_key}"
 
     def look(self, names: Iterable[str]) -> dict[str, Seen]:
         """Return each queue as it is now."""
@@ -104,6 +107,42 @@ class RedisQueues:
             for name, now in after.items()
         ]
 
+    def redeliveries(self, seconds: float) -> dict[str, float]:
+        """
+        Watch for a while which messages are taken again and again.
+
+        A worker's heartbeat makes what it holds look as if it had just been taken, so only what is
+        taken twice counts.
+
+        Args:
+            seconds: How long; less than from one beat of a heartbeat to the next.
+
+        Returns:
+            Redeliveries each second by queue.
+        """
+        taken: dict[bytes, float] = {}
+        again: Counter[tuple[bytes, str]] = Counter()
+        end = monotonic() + seconds
+        while monotonic() < end:
+            newest = self._client.zrange(self._index, 0, NEWEST - 1, desc=True, withscores=True)
+            for tag, at in newest:
+                if taken.setdefault(tag, at) != at and (queue := self._redelivered_from(tag)):
+                    again[tag, queue] += 1
+                taken[tag] = at
+            sleep(WATCH_PAUSE)
+        rates: dict[str, float] = defaultdict(float)
+        for (_, queue), times in again.items():
+            if times > 1:
+                rates[queue] += times / seconds
+        return rates
+
+    def _redelivered_from(self, tag: bytes) -> str | None:
+        """Return the queue that a message in a worker's hands went back to before."""
+        message = _message(self._client.hget(self._held, tag))
+        if message is None or not _was_delivered_before(message):
+            return None
+        return str(message["properties"]["delivery_info"].get("routing_key"))
+
     def undeclared(self, declared: frozenset[str]) -> tuple[list[str], list[Gap]]:
         """
         Return the names of further lists that hold messages of tasks.
@@ -134,12 +173,10 @@ class RedisQueues:
 
     def unacked(self) -> Unacked:
         """Return what workers hold."""
-        held = f"{self._prefix}{self._channel.unacked_key}"
-        index = f"{self._prefix}{self._channel.unacked_index_key}"
         with self._client.pipeline(transaction=False) as pipe:
-            pipe.hlen(held)
-            pipe.zrange(index, 0, 0, withscores=True)
-            pipe.hscan(held, 0, count=HELD_LOOKED_AT)
+            pipe.hlen(self._held)
+            pipe.zrange(self._index, 0, 0, withscores=True)
+            pipe.hscan(self._held, 0, count=HELD_LOOKED_AT)
             count, oldest, (_, some) = pipe.execute()
         messages = [message for raw in some.values() if (message := _message(raw)) is not None]
         again = [message for message in messages if _was_delivered_before(message)]
