@@ -31,6 +31,7 @@ def run(page: Path, url: str, folder: Path) -> subprocess.CompletedProcess[str]:
     process = subprocess.Popen(
         [sys.executable, str(RUNNER), str(page), url],
         cwd=folder,
+        env={**os.environ, "COLUMNS": "120"},  # readline may have set another behind Python's back
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
