@@ -39,7 +39,7 @@ class Broken(MemoryStore):
         super().__init__()
         self.asked = 0
 
-    def jot(self, *args: Any, **options: Any) -> None:
+    def jot_each(self, *args: Any, **options: Any) -> None:
         self.asked += 1
         raise StoreUnavailable("jot", "refused")
 

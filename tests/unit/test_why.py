@@ -259,7 +259,25 @@ ROWS = {
         {"revoked_at": (NODE,), "sightings": (queued(),), **READERS},
         Standing.REVOKED,
         "It was revoked: w1@host will drop its message when it comes.",
-        notes=("copy-waits",),
+    ),
+    "to be revoked, and stored already": Row(
+        {
+            "ending": Ending(status="REVOKED", reason="revoked"),
+            "sightings": (queued(),),
+            "revoked_at": (NODE,),
+        },
+        Standing.REVOKED,
+        "It was revoked: w1@host will drop its message when it comes.",
+    ),
+    "revoked, and forgotten by restarted workers": Row(
+        {
+            "ending": Ending(status="REVOKED", reason="revoked"),
+            "sightings": (queued(),),
+            **READERS,
+        },
+        Standing.REVOKED,
+        "It was revoked: a worker will drop its message when it comes.",
+        notes=("revoke-forgotten",),
     ),
     "expired": Row(
         {"ending": Ending(status="REVOKED", reason="expired")},
@@ -291,6 +309,12 @@ ROWS = {
         Standing.REFUSED,
         "A worker (w1@host) refused its message, 10 s ago (2026-11-21 17:59:50 UTC): "
         "ContentDisallowed.",
+    ),
+    "refused, and kept": Row(
+        {"letter": Letter(reason="ContentDisallowed: no pickle", at=NOW, is_refused=True)},
+        Standing.REFUSED,
+        "A worker refused its message, just now: ContentDisallowed: no pickle.",
+        notes=("kept-whole",),
     ),
     "dropped as a duplicate": Row(
         {"record": taken(), "jots": (jot("published"), jot("deduplicated", reason="running"))},
@@ -415,6 +439,11 @@ ROWS = {
         Standing.QUEUED,
         "It waits in the queue other",
         notes=("queue-unread",),
+    ),
+    "queued, and a worker did not say what it reads": Row(
+        {"sightings": (queued(queue="other"),), "workers": (Worker(NODE),)},
+        Standing.QUEUED,
+        "It waits in the queue other, behind 2 messages.",
     ),
     "queued without workers": Row(
         {"sightings": (queued(),), "workers": ()},

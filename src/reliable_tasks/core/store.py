@@ -205,6 +205,10 @@ class Store(Protocol):
         """
         ...
 
+    def jot_each(self, lines: Sequence[tuple[str, bytes]], *, most: int, keep_ms: int) -> None:
+        """Append (name, line) each to its own list as `jot` does, in one round trip."""
+        ...
+
     def jottings(self, name: str) -> list[bytes]:
         """Return the lines of a list, the oldest first; none if there is no list."""
         ...

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
+from time import time
 from typing import Any
 from weakref import WeakSet
 
@@ -34,8 +36,9 @@ def listen(app: Any, keep_ms: int) -> None:
     """
     if app in _recorded:
         return
+    place_of(app.conf)  # raises if there is none
+    tape = Tape(lambda: place_of(app.conf).open(), prefix_of(app.conf), keep_ms)
     _recorded.add(app)
-    tape = Tape(place_of(app.conf).open, prefix_of(app.conf), keep_ms)
     recorder = Recorder(app, tape)
     for signal, hear in HEARD:
         signal.connect(_quietly(recorder, hear), weak=False, dispatch_uid=uid_of(app))
@@ -71,11 +74,20 @@ class Recorder:
 
     def __init__(self, app: Any, tape: Tape) -> None:
         self._app, self.tape = app, tape
+        self._publishing = threading.local()
 
-    def _note(self, task_id: str | None, event: str, where: str = "", **details: Any) -> None:
+    def _note(
+        self,
+        task_id: str | None,
+        event: str,
+        where: str = "",
+        *,
+        at: float | None = None,
+        **details: Any,
+    ) -> None:
         if task_id:
             known = {name: value for name, value in details.items() if value not in (None, "")}
-            self.tape.note(task_id, event, where, known)
+            self.tape.note(task_id, event, where, known, at)
 
     def _note_of(self, task: Any, task_id: str, event: str, **details: Any) -> None:
         """Note what a task of this app does; other apps have recorders of their own."""
@@ -83,6 +95,10 @@ class Recorder:
             self._note(task_id, event, task.request.hostname or "", **details)
 
     # --- Celery's ---------------------------------------------------------------------------
+
+    def publishing(self, _sender: Any, *, headers: Any = None, body: Any = None, **_: Any) -> None:
+        """A message is about to go: a worker can have it before its publisher goes on."""
+        self._publishing.begun = _about(headers, body)["id"], time()
 
     def published(
         self,
@@ -94,18 +110,19 @@ class Recorder:
         **_: Any,
     ) -> None:
         """A message is in the broker."""
-        about = headers if headers and "id" in headers else body  # as in the first protocol
+        about = _about(headers, body)
         header = Header.parse((headers or {}).get(NAME), about["id"])
-        hop = header.hop % HOPS_PER_RETRY if header is not None else 0
+        begun, at = getattr(self._publishing, "begun", (None, None))
         self._note(
             about["id"],
             "published",
+            at=at if begun == about["id"] else None,
             task=str(sender),
             queue=str(routing_key or ""),
             eta=about.get("eta"),
             expires=about.get("expires"),
             retries=about.get("retries") or None,
-            hop=hop or None,
+            hop=header.hop % HOPS_PER_RETRY or None if header is not None else None,
         )
 
     def received(self, sender: Any, *, request: Any, **_: Any) -> None:
@@ -220,6 +237,7 @@ class Recorder:
 
 
 HEARD: tuple[tuple[Any, Callable[..., None]], ...] = (
+    (celery_signals.before_task_publish, Recorder.publishing),
     (celery_signals.after_task_publish, Recorder.published),
     (celery_signals.task_received, Recorder.received),
     (celery_signals.task_prerun, Recorder.started),
@@ -237,6 +255,12 @@ HEARD: tuple[tuple[Any, Callable[..., None]], ...] = (
     (signals.task_quarantined, Recorder.quarantined),
     (signals.task_dead_lettered, Recorder.dead_lettered),
 )
+
+
+def _about(headers: Any, body: Any) -> Mapping[str, Any]:
+    """Return what a message says of itself: its headers, or its body in the first protocol."""
+    about: Mapping[str, Any] = headers if headers and "id" in headers else body
+    return about
 
 
 def _shared(key: str) -> str | None:

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from threading import Event, Thread
 from time import monotonic, sleep, time
 from typing import Any
@@ -22,6 +22,7 @@ logger = logging.getLogger("reliable_tasks")
 
 LINES_PER_JOB = 64
 MOST_WAITING = 10_000  # lines
+LINES_AT_ONCE = 200
 LINGER = 0.05  # seconds; what comes meanwhile is written at one waking of the thread
 FINISH_SECONDS = 1.0
 PAUSE_AFTER_ERROR = 1.0
@@ -50,7 +51,14 @@ class Tape:
         self._has_warned = False
         self._place = ""
 
-    def note(self, task_id: str, event: str, where: str, details: Mapping[str, Any]) -> None:
+    def note(
+        self,
+        task_id: str,
+        event: str,
+        where: str,
+        details: Mapping[str, Any],
+        at: float | None = None,
+    ) -> None:
         """
         Have a line written soon, or dropped.
 
@@ -59,11 +67,12 @@ class Tape:
             event: What happened.
             where: The node; empty: this process.
             details: What JSON can carry.
+            at: When it happened, in seconds since 1970; now if left out.
         """
         if len(self._waiting) >= MOST_WAITING:
             self.give_up(f"{MOST_WAITING:,} lines wait to be written")
             return
-        self._waiting.append((time(), task_id, event, where, details))
+        self._waiting.append((time() if at is None else at, task_id, event, where, details))
         if self._thread is None:
             self._start()
         if not self._wake.is_set():
@@ -96,26 +105,24 @@ class Tape:
         """Write what waits; returns whether the store took it."""
         while self._waiting and (until is None or monotonic() < until):
             try:
-                at, task_id, event, where, details = self._waiting.popleft()
-            except IndexError:  # another thread has just written the last one
-                return True
-            try:
-                line = json.dumps(
-                    [round(at, 3), event, where or self._here(), details],
-                    separators=(",", ":"),
-                    default=str,
-                )
-                self._open_store().jot(
-                    flight_key(self._prefix, task_id),
-                    line.encode(),
-                    most=LINES_PER_JOB,
-                    keep_ms=self._keep_ms,
-                )
+                lines = list(self._next_lines())
+                self._open_store().jot_each(lines, most=LINES_PER_JOB, keep_ms=self._keep_ms)
             except Exception as error:  # nothing that goes wrong here may reach a job
                 self.give_up(error)
                 self._waiting.clear()
                 return False
         return True
+
+    def _next_lines(self) -> Iterator[tuple[str, bytes]]:
+        """Take lines from those that wait, each with the name of its list."""
+        for _ in range(LINES_AT_ONCE):
+            try:
+                at, task_id, event, where, details = self._waiting.popleft()
+            except IndexError:
+                return
+            line = [round(at, 3), event, where or self._here(), details]
+            text = json.dumps(line, separators=(",", ":"), default=str)
+            yield flight_key(self._prefix, task_id), text.encode()
 
     def _here(self) -> str:
         if not self._place:

@@ -222,6 +222,10 @@ class MemoryStore:
             for each in [each for each, (until_ms, _) in self._lists.items() if until_ms < now_ms]:
                 del self._lists[each]
 
+    def jot_each(self, lines: Sequence[tuple[str, bytes]], *, most: int, keep_ms: int) -> None:
+        for name, line in lines:
+            self.jot(name, line, most=most, keep_ms=keep_ms)
+
     def jottings(self, name: str) -> list[bytes]:
         with self._lock:
             return list(self._lines(name))

@@ -182,6 +182,10 @@ class RedisStore:
     def jot(self, name: str, line: bytes, *, most: int, keep_ms: int) -> None:
         self._channel.run(load("jot"), name, pack(line, most, keep_ms), 3)
 
+    def jot_each(self, lines: Sequence[tuple[str, bytes]], *, most: int, keep_ms: int) -> None:
+        entries = [(name, pack(line, most, keep_ms)) for name, line in lines]
+        self._channel.run_each(load("jot"), entries, 3)
+
     def jottings(self, name: str) -> list[bytes]:
         return list(self._channel.execute("LRANGE", name, 0, -1))
 

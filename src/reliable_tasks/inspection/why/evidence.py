@@ -93,10 +93,10 @@ class RequestSeen:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker that answered, and the queues that it reads."""
+    """A worker that answered, and the queues that it reads; None: it did not say."""
 
     node: str
-    queues: frozenset[str] = frozenset()
+    queues: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,11 +123,12 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """The job among the dead letters."""
+    """The job among the dead letters; *is_refused*: no worker could take its message."""
 
     reason: str
     at: float
     task: str | None = None
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,9 @@ class Evidence:
         return next((each for each in self.queues if each.name == name), None)
 
     def readers(self, queue: str) -> tuple[str, ...] | None:
-        """Return the workers that read a queue; None: nobody was asked."""
+        """Return the workers that read a queue; None: not all have said it, and none that has."""
         if self.workers is None:
             return None
-        return tuple(each.node for each in self.workers if queue in each.queues)
+        found = tuple(each.node for each in self.workers if queue in (each.queues or ()))
+        is_sure = all(each.queues is not None for each in self.workers)
+        return found if found or is_sure else None

@@ -30,14 +30,18 @@ def gather(
     kept = records.read_kept(app, task_id)
     ending, backend_gaps = backend.ask(app, task_id, timeout=timeout)
     said = workers.ask(app, task_id, timeout=timeout)
-    names = messages.queues_of(app).union(*(each.queues for each in said.workers or ()))
+    names = messages.queues_of(app).union(*(each.queues or () for each in said.workers or ()))
     lying = messages.look(
         app, task_id, sorted(names), timeout=timeout, limit=limit, management=management
     )
+    requests = said.requests
+    if said.workers and _may_wait_unseen(said, lying):
+        nodes = [each.node for each in said.workers]
+        requests = workers.ask_for_waiting(app, task_id, nodes, timeout=timeout) or requests
     headers = [each.headers for each in lying.sightings]
     task = _first(
         *(each.get("task") for each in headers),
-        *(each.task for each in said.requests),
+        *(each.task for each in requests),
         ending.task if ending else None,
         kept.letter.task if kept.letter else None,
         *(each.details.get("task") for each in kept.jots),
@@ -50,7 +54,7 @@ def gather(
         now=time(),
         task=task or _task_in(record.key if record else ""),
         record=record,
-        requests=said.requests,
+        requests=requests,
         workers=said.workers,
         revoked_at=said.revoked_at,
         sightings=lying.sightings,
@@ -62,6 +66,15 @@ def gather(
         is_guarded=_is_guarded(app, task),
         gaps=(*record_gaps, *lying.gaps, *said.gaps, *backend_gaps, *kept.gaps),
     )
+
+
+def _may_wait_unseen(said: workers.Said, lying: messages.Lying) -> bool:
+    """Whether the job may wait for its time in a worker, and worker or time are not known yet."""
+    if any(each.state != "scheduled" for each in said.requests):
+        return False
+    if not lying.sightings:
+        return bool(lying.gaps)
+    return not said.requests and any(each.state == "scheduled" for each in lying.sightings)
 
 
 def _first(*names: Any) -> str | None:

@@ -25,6 +25,7 @@ __all__ = (
 )
 
 PENDING = "PENDING"
+REFUSED = "refused"  # a kind of dead letter
 PUBLISHED = "reliable_tasks_published"  # by contrib.prometheus
 
 
@@ -173,6 +174,7 @@ def letter_from(raw: bytes | None) -> Letter | None:
         reason=str(letter.get("reason") or ""),
         at=float(at) if isinstance(at, int | float) else 0.0,
         task=letter.get("task"),
+        is_refused=letter.get("kind") == REFUSED,
     )
 
 

@@ -197,15 +197,22 @@ def _is_done(seen: Evidence) -> _Answer | None:
 
 
 def _was_revoked(seen: Evidence) -> _Answer | None:
+    """Celery 5.7 stores it at once, and the message is dropped only when it comes."""
     ending = seen.ending
     if ending is None or ending.status != "REVOKED":
         return None
+    if ending.reason == "revoked" and (seen.sightings or seen.requests):
+        return _is_to_be_dropped(seen)
     standing = {"expired": Standing.EXPIRED, "replaced": Standing.REPLACED}.get(
         ending.reason or "", Standing.REVOKED
     )
     return _Answer(
         standing, "result backend", _known(reason=ending.reason, at=seconds_of(ending.at))
     )
+
+
+def _is_to_be_dropped(seen: Evidence) -> _Answer:
+    return _Answer(Standing.REVOKED, "workers", {"reason": "pending", "nodes": seen.revoked_at})
 
 
 def _was_unregistered(seen: Evidence) -> _Answer | None:
@@ -220,7 +227,8 @@ def _is_dead_letter(seen: Evidence) -> _Answer | None:
     letter = seen.letter
     if letter is None:
         return None
-    return _Answer(Standing.DEAD_LETTER, "dead letters", _known(reason=letter.reason, at=letter.at))
+    standing = Standing.REFUSED if letter.is_refused else Standing.DEAD_LETTER
+    return _Answer(standing, "dead letters", _known(reason=letter.reason, at=letter.at))
 
 
 def _has_failed(seen: Evidence) -> _Answer | None:
@@ -249,9 +257,7 @@ def _has_ended_by_backend(seen: Evidence) -> _Answer | None:
 
 
 def _is_to_be_revoked(seen: Evidence) -> _Answer | None:
-    if not seen.revoked_at:
-        return None
-    return _Answer(Standing.REVOKED, "workers", _known(reason="pending", nodes=seen.revoked_at))
+    return _is_to_be_dropped(seen) if seen.revoked_at else None
 
 
 def _has_ended_by_jots(seen: Evidence) -> _Answer | None:
@@ -575,6 +581,8 @@ def _notes(seen: Evidence, standing: Standing) -> Iterator[Note]:
     yield from _notes_on_running(seen, standing)
     yield from _notes_on_message(seen, standing)
     yield from _notes_on_record(seen, standing)
+    if seen.letter is not None and standing in {Standing.REFUSED, Standing.UNREGISTERED}:
+        yield Note("kept-whole")
     suppressed = sum(each.event == "suppressed" for each in seen.jots)
     if suppressed:
         yield Note("suppressed-others", {"count": suppressed})
@@ -602,12 +610,16 @@ def _notes_on_running(seen: Evidence, standing: Standing) -> Iterator[Note]:
 
 def _notes_on_message(seen: Evidence, standing: Standing) -> Iterator[Note]:
     queued = seen.sighting("queued")
-    if standing in _OVER and queued is not None:
+    if standing is Standing.REVOKED:
+        is_known = seen.revoked_at or not seen.workers
+        if (seen.sightings or seen.requests) and not is_known:
+            yield Note("revoke-forgotten")
+    elif standing in _OVER and queued is not None:
         yield Note("copy-waits", {"queue": queued.queue, "guarded": bool(seen.is_guarded)})
     if queued is not None and standing not in _OVER and seen.workers is not None:
         if not seen.workers:
             yield Note("no-worker")
-        elif not seen.readers(queued.queue):
+        elif seen.readers(queued.queue) == ():
             yield Note("queue-unread", {"queue": queued.queue})
     if standing not in _OVER and any(each.redelivered for each in seen.sightings):
         yield Note("redelivered")

@@ -162,7 +162,8 @@ def _done(say: _Words) -> str:
 
 def _revoked(say: _Words) -> str:
     if say["reason"] == "pending":
-        return f"It was revoked: {', '.join(say['nodes'])} will drop its message when it comes."
+        who = ", ".join(say["nodes"]) or "a worker"
+        return f"It was revoked: {who} will drop its message when it comes."
     how = "terminated while it ran" if say["reason"] == "terminated" else "dropped unrun"
     return f"It was revoked, and {how}{say.when(', {}', 'at')}{say.part(', by {}', 'by')}."
 
@@ -313,9 +314,13 @@ _REMEDIES: Mapping[Standing, str] = {
     ),
     Standing.DEAD_LETTER: "Mend the cause, then: celery -A proj reliable dead replay JOB",
     Standing.UNREGISTERED: (
-        "Start workers that import the task's module, then publish the job again."
+        "Start workers that import the task's module, then publish the job again, or, if it is "
+        "kept: celery -A proj reliable dead replay JOB"
     ),
-    Standing.REFUSED: "Add its content type to accept_content, or publish it as JSON.",
+    Standing.REFUSED: (
+        "Mend what workers refuse (accept_content, the serializer), then publish the job again, "
+        "or, if it is kept: celery -A proj reliable dead replay JOB"
+    ),
     Standing.UNKNOWN: (
         "celery -A proj reliable doctor shows queues that nobody reads and workers elsewhere. With "
         "reliable_tasks_flight_recorder = True the next one leaves a trail."
@@ -331,6 +336,10 @@ def _nobody(say: _Words) -> str:
 _NOTES: Mapping[str, Callable[[_Words], str]] = {
     "runs-twice": lambda say: f"It runs more than once: on {', '.join(say['workers'])}.",
     "revoke-too-late": lambda _: "It was revoked after it had begun, which does not stop it.",
+    "revoke-forgotten": lambda _: (
+        "No worker that answered knows of that. Workers forget a revoke when they restart, unless "
+        "they have --statedb, and then run the job."
+    ),
     "lease-over": lambda say: (
         f"Its lease was over{say.when(' {}', 'until')} and is not renewed: the process hangs, is "
         "paused, or does not reach the store. Another execution may take over."
@@ -368,6 +377,7 @@ _NOTES: Mapping[str, Callable[[_Words], str]] = {
         f"{_count(say['count'], 'execution')} of it ended without a word; it is quarantined when "
         "there are max_crashes of them."
     ),
+    "kept-whole": lambda _: "Its message is among the dead letters.",
     "suppressed-others": lambda say: (
         f"{_count(say['count'], 'call')} published nothing, for this job was there already."
     ),

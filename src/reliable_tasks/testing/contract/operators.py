@@ -346,6 +346,17 @@ class Operators(Fixtures):
 
         assert key.store.jottings(f"{key.key}:list") == [b"2", b"3", b"4"]
 
+    def test_lines_of_many_lists_are_jotted_at_once(self, key: OneKey) -> None:
+        """Lines for several lists, and several for one, come to theirs in order and bounded."""
+        names = [f"{key.key}:{number % 2}" for number in range(6)]
+        lines = [(name, b"%d" % number) for number, name in enumerate(names)]
+
+        key.store.jot_each(lines, most=2, keep_ms=KEEP_MS)
+        key.store.jot_each([], most=2, keep_ms=KEEP_MS)
+
+        assert key.store.jottings(names[0]) == [b"2", b"4"]
+        assert key.store.jottings(names[1]) == [b"3", b"5"]
+
     def test_a_list_ends_by_itself(self, key: OneKey) -> None:
         """Some time after its last line a list is gone, and a new one begins empty."""
         name = f"{key.key}:list"

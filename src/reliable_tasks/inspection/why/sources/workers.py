@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,9 +11,9 @@ from reliable_tasks.broker.view import BrokerUnseen
 from reliable_tasks.broker.view.line import Line
 from reliable_tasks.inspection.why.evidence import Gap, RequestSeen, Worker
 
-__all__ = ("Said", "ask")
+__all__ = ("Said", "ask", "ask_for_waiting")
 
-REPLY_SECONDS = 1.0  # for all workers, as in Celery's own inspection
+REPLY_SECONDS = 1.0  # at most, for all workers, as in Celery's own inspection
 
 _STATES: Mapping[str, Literal["active", "reserved", "scheduled"]] = {
     "active": "active",
@@ -40,37 +41,69 @@ def ask(app: Any, task_id: str, *, timeout: float) -> Said:
     Args:
         app: The Celery app.
         task_id: The job.
-        timeout: Seconds that the broker may take to answer.
+        timeout: Seconds that the broker may take to answer, and workers if it is less than 1.
     """
+    try:
+        with _connected(app, timeout) as connection:
+            return _ask(app, task_id, connection, min(timeout, REPLY_SECONDS))
+    except BrokerUnseen as error:
+        return Said(gaps=(Gap("workers", f"they are asked by way of the broker: {error}"),))
+
+
+def ask_for_waiting(
+    app: Any, task_id: str, nodes: Sequence[str], *, timeout: float
+) -> tuple[RequestSeen, ...]:
+    """
+    Ask for a job among all that wait in workers for their time, which is a long answer.
+
+    By its id a job that waits is found without its ETA, and by Celery before 5.7 not at all.
+
+    Args:
+        app: The Celery app.
+        task_id: The job.
+        nodes: The workers.
+        timeout: As for `ask`.
+    """
+    try:
+        with _connected(app, timeout) as connection:
+            asked = _inspection(app, nodes, connection, min(timeout, REPLY_SECONDS))
+            return tuple(_scheduled(asked.scheduled() or {}, task_id))
+    except BrokerUnseen:
+        return ()
+
+
+@contextmanager
+def _connected(app: Any, timeout: float) -> Iterator[Any]:
+    """Lend a connection, closed after use."""
     line = Line(app, timeout)
     try:
         with line.connection() as connection:
-            return _ask(app, task_id, connection)
-    except BrokerUnseen as error:
-        return Said(gaps=(Gap("workers", f"they are asked by way of the broker: {error}"),))
+            yield connection
     finally:
         line.close()
 
 
-def _ask(app: Any, task_id: str, connection: Any) -> Said:
-    first = app.control.inspect(timeout=REPLY_SECONDS, connection=connection)
-    answers = first.query_task(task_id) or {}
+def _inspection(app: Any, nodes: Sequence[str], connection: Any, patience: float) -> Any:
+    return app.control.inspect(
+        list(nodes), timeout=patience, connection=connection, limit=len(nodes)
+    )
+
+
+def _ask(app: Any, task_id: str, connection: Any, patience: float) -> Said:
+    everybody = app.control.inspect(timeout=patience, connection=connection)
+    answers = everybody.query_task(task_id) or {}
     if not answers:
-        gap = Gap("workers", f"no worker answered within {REPLY_SECONDS:g} s")
+        gap = Gap("workers", f"no worker answered within {patience:g} s")
         return Said(workers=(), gaps=(gap,))
     nodes = list(answers)
-    again = app.control.inspect(
-        nodes, timeout=REPLY_SECONDS, connection=connection, limit=len(nodes)
-    )
-    requests = tuple(_requests(answers, task_id))
-    if _may_wait_unseen(requests):
-        requests = (*requests, *_scheduled(again.scheduled() or {}, task_id))
+    asked = _inspection(app, nodes, connection, patience)
+    queues, revoked = asked.active_queues() or {}, asked.revoked() or {}
+    slow = [node for node in nodes if node not in queues or node not in revoked]
     return Said(
-        requests=requests,
-        workers=tuple(_workers(nodes, again.active_queues() or {})),
-        revoked_at=tuple(
-            node for node, ids in (again.revoked() or {}).items() if task_id in (ids or ())
-        ),
+        requests=tuple(_requests(answers, task_id)),
+        workers=tuple(_worker(node, queues.get(node)) for node in nodes),
+        revoked_at=tuple(node for node, ids in revoked.items() if task_id in (ids or ())),
+        gaps=tuple(Gap("workers", f"{node} did not answer every question") for node in slow),
     )
 
 
@@ -98,11 +131,6 @@ def _request(
     )
 
 
-def _may_wait_unseen(requests: tuple[RequestSeen, ...]) -> bool:
-    """Whether an ETA must be asked for: by its id a job is found without, before 5.7 not at all."""
-    return all(each.state == "scheduled" for each in requests)
-
-
 def _scheduled(answers: Mapping[str, Any], task_id: str) -> Iterator[RequestSeen]:
     for node, entries in answers.items():
         for entry in entries or ():
@@ -111,6 +139,5 @@ def _scheduled(answers: Mapping[str, Any], task_id: str) -> Iterator[RequestSeen
                 yield _request(node, "scheduled", info, entry.get("eta"))
 
 
-def _workers(nodes: list[str], queues: Mapping[str, Any]) -> Iterator[Worker]:
-    for node in nodes:
-        yield Worker(node, frozenset(each["name"] for each in queues.get(node) or ()))
+def _worker(node: str, queues: Any) -> Worker:
+    return Worker(node, None if queues is None else frozenset(each["name"] for each in queues))
