@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.result import AsyncResult
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -30,6 +33,7 @@ APP = "tests.integration.apps.watched"
 GRAFANA = Path(__file__).parents[2] / "docs" / "grafana"
 SETTINGS = {"reliable_tasks_dead_letter_limit", "reliable_tasks_dead_letter_age"}
 TIMEOUT = 30.0
+ENDS = {"task-succeeded", "task-failed"}
 
 
 @dataclass
@@ -83,6 +87,7 @@ def site(valkey: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     close_app(watched.app)
 
 
+@pytest.mark.hooks
 def test_jobs_are_counted_over_all_children(site: Site) -> None:
     """Claims by answer, outcomes by state: the sums over two children."""
     for number in range(10):
@@ -174,6 +179,45 @@ def test_labels_are_bounded(site: Site) -> None:
     }
 
 
+def events_of(jobs: Callable[[], list[AsyncResult]]) -> list[list[tuple[str, set[str]]]]:
+    """What Flower and the like hear of each job until it ends: kinds of events and their fields."""
+    heard: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    with watched.app.connection_for_read() as connection:
+        receiver = watched.app.events.Receiver(
+            connection, handlers={"*": lambda event: heard[event.get("uuid")].append(event)}
+        )
+        with receiver.consumer_context() as (own, _, _):
+            with suppress(TimeoutError):
+                own.drain_events(timeout=0.2)  # only now is it subscribed
+            ids = [job.id for job in jobs()]
+            until = time.monotonic() + TIMEOUT
+            while not all(any(each["type"] in ENDS for each in heard[job]) for job in ids):
+                assert time.monotonic() < until, heard
+                own.drain_events(timeout=TIMEOUT)
+    in_order = (sorted(heard[job], key=lambda event: event["timestamp"]) for job in ids)
+    return [[(event["type"], set(event)) for event in events] for events in in_order]
+
+
+@pytest.mark.hooks
+def test_flower_hears_of_a_guarded_task_what_it_hears_of_any(site: Site) -> None:
+    """The events of a guarded job are those of a plain one, field by field."""
+    plain, guarded = events_of(lambda: [add.delay(1, 2), charge.delay("heard")])
+
+    assert [kind for kind, _ in plain] == ["task-received", "task-started", "task-succeeded"]
+    assert guarded == plain
+
+
+def test_flower_hears_of_a_deferral_as_of_any_ignored_task(site: Site) -> None:
+    """A duplicate that waits is received and started again, and ends once."""
+    jobs = events_of(lambda: [charge.delay("shared", 0.7), charge.delay("shared")])
+
+    once, again = sorted(([kind for kind, _ in events] for events in jobs), key=len)
+    assert once == ["task-received", "task-started", "task-succeeded"]
+    starts = len(again) // 2
+    assert again == [*(["task-received", "task-started"] * starts), "task-succeeded"]
+    assert starts >= 2
+
+
 BY_RABBITMQ_ONLY = {"reliable_tasks_queue_consumers", "reliable_tasks_queue_unacked"}
 
 
@@ -188,6 +232,7 @@ def test_what_grafana_shows_is_there(site: Site, file: str) -> None:
     assert named <= scraped | BY_RABBITMQ_ONLY
 
 
+@pytest.mark.hooks
 def test_watch_shows_what_happens(site: Site) -> None:
     """One document, from a worker that nothing was switched on for."""
     for _ in range(2):
@@ -201,6 +246,7 @@ def test_watch_shows_what_happens(site: Site) -> None:
     assert {row["name"]: row["total"] for row in document["tasks"]}[charge.name] >= 2
     assert {row["name"]: row["total"] for row in document["events"]}["replays"] >= 1
     assert [row["name"] for row in document["queues"]] == ["celery"]
+    assert document["letters"] == site.value("dead_letters_kept")
     assert document["notes"] == []
     assert program.returncode == 0
 

@@ -46,6 +46,13 @@ def event(view: View, name: str) -> EventRow:
     return next(row for row in view.events if row.name == name)
 
 
+def text_of(view: View, width: int) -> str:
+    """What the screen of *view* says."""
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(screen(view, width=width))
+    return console.export_text()
+
+
 def test_rates_are_differences_per_second() -> None:
     """What was started, replayed and published between two looks, each second of it."""
     before = look(
@@ -108,6 +115,15 @@ def test_what_is_missing_is_said() -> None:
     assert cut.notes == ("The broker does not answer: refused",)
 
 
+def test_letters_are_those_of_the_last_look() -> None:
+    """How many dead letters are kept is shown as it is now; unknown is no zero."""
+    view = compare(Look(at=0.0, letters=9), Look(at=1.0, letters=4))
+
+    assert view.letters == 4
+    assert compare(Look(at=0.0, letters=9), Look(at=1.0)).letters is None
+    assert "dead letters: 4" in text_of(view, 80)
+
+
 def test_a_queue_that_was_not_there_has_no_growth() -> None:
     """A queue that appeared between the looks has a depth, and no rate yet."""
     view = compare(look(0.0), look(1.0, (QueueView(name="new", depth=3),)))
@@ -156,11 +172,9 @@ def test_screen_shows_the_view(width: int) -> None:
         look(0.0, (QueueView(name="celery", depth=0),), a=worker()),
         look(2.0, (QueueView(name="celery", depth=9),), ("a note",), a=worker(quarantines=2)),
     )
-    console = Console(width=width, record=True, file=StringIO())
 
-    console.print(screen(view, width=width))
+    text = text_of(view, width)
 
-    text = console.export_text()
     for words in ("1 worker", "Workers", "Tasks", "quarantined", "celery", "+4.5", "a note"):
         assert words in text
     assert max(map(len, text.splitlines())) <= width
@@ -170,11 +184,9 @@ def test_screen_shows_the_busiest_tasks() -> None:
     """A long list of tasks is cut, and that is said."""
     started = {f"task{number}": number for number in range(12)}
     view = compare(look(0.0, a=worker()), look(1.0, a=worker(started=started)))
-    console = Console(width=80, record=True, file=StringIO())
 
-    console.print(screen(view, width=80))
+    text = text_of(view, 80)
 
-    text = console.export_text()
     assert "task11" in text
     assert "task1 " not in text
     assert "and 2 more" in text

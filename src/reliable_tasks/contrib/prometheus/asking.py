@@ -12,8 +12,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from reliable_tasks.broker.view import QueueView, view_of
-from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.storage import place_of, shelf_of
+from reliable_tasks.inspection.watching.letters import letters_kept
 
 __all__ = ("PATIENCE", "Answers", "AskingCollector", "families")
 
@@ -65,16 +64,9 @@ class AskingCollector(Collector):
             return  # an earlier scrape still waits
         try:
             answers.queues = _or_none(self._queues)
-            answers.letters = _or_none(self._letters)
+            answers.letters = _or_none(lambda: letters_kept(self._app))
         finally:
             self._asking.release()
-
-    def _letters(self) -> int | None:
-        try:
-            store = place_of(self._app.conf).open()
-        except ConfigurationError:  # no task of this app needs one, else its worker had not begun
-            return None
-        return store.letter_count(shelf_of(self._app.conf).name)
 
     def _queues(self) -> list[QueueView]:
         view = view_of(self._app, timeout=PATIENCE / 2)

@@ -41,12 +41,14 @@ class Look:
         at: Seconds that only rise.
         workers: Those that answered, by name.
         queues: None if the broker did not answer.
+        letters: Dead letters that are kept; None if that is not known.
         gaps: What could not be looked at, and why.
     """
 
     at: float
     workers: Mapping[str, WorkerLook] = field(default_factory=dict)
     queues: tuple[QueueView, ...] | None = None
+    letters: int | None = None
     gaps: tuple[str, ...] = ()
 
 
@@ -102,6 +104,7 @@ class View:
         tasks: The busiest first.
         events: In the order of `counting.NAMES`; empty if no worker counts them.
         queues: By name; None if the broker did not answer.
+        letters: Dead letters that are kept; None if that is not known.
         notes: What is missing, and why.
     """
 
@@ -112,6 +115,7 @@ class View:
     tasks: tuple[TaskRow, ...]
     events: tuple[EventRow, ...]
     queues: tuple[QueueRow, ...] | None
+    letters: int | None
     notes: tuple[str, ...]
 
 
@@ -132,6 +136,7 @@ def compare(before: Look, after: Look) -> View:
         tasks=tasks,
         events=_event_rows(known, after.workers.values(), seconds),
         queues=_queue_rows(before.queues, after.queues, seconds),
+        letters=after.letters,
         notes=tuple(_notes(before, after)),
     )
 

@@ -23,7 +23,7 @@ WORDS = {
     "quarantines": "quarantined",
     "retries": "retried",
     "given_up": "given up",
-    "dead_letters": "dead letters",
+    "dead_letters": "put among the dead letters",
 }
 ALARMING = {"lost_leases", "quarantines", "given_up", "dead_letters"}
 
@@ -49,7 +49,8 @@ def _headline(view: View) -> Text:
     workers = f"{len(view.workers)} worker{'' if len(view.workers) == 1 else 's'}"
     return Text.assemble(
         (workers, "bold"),
-        f", {view.per_second:.1f} jobs/s, running leases: {view.running}",
+        f", {view.per_second:.1f} jobs/s, running leases: {view.running}, ",
+        (f"dead letters: {_number(view.letters)}", "red" if view.letters else ""),
         (f"   (over {view.seconds:.1f} s)", "dim"),
     )
 

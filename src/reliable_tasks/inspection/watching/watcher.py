@@ -10,6 +10,8 @@ from typing import Any
 
 from reliable_tasks.broker.view import BrokerUnseen, BrokerView, QueueView, view_of
 from reliable_tasks.counting import COUNTS
+from reliable_tasks.errors import StoreUnavailable
+from reliable_tasks.inspection.watching.letters import letters_kept
 from reliable_tasks.inspection.watching.looks import Look, WorkerLook
 
 __all__ = ("Watcher", "worker_look")
@@ -34,15 +36,25 @@ class Watcher:
         self._queues: dict[str, None] = dict.fromkeys(app.amqp.queues)
 
     def look(self) -> Look:
-        """Look once. It takes a second or two, a few more with a silent broker."""
+        """Look once. It takes a second or two, a few more with silent servers."""
+        gaps: list[str] = []
+        letters = self._letters(gaps)
         try:
             self._view.queues(self._queues)  # within its time-out, which asking workers has not
             workers = self._workers()
             at = monotonic()
             queues = self._queues_read_by(workers)
         except BrokerUnseen as error:
-            return Look(at=monotonic(), gaps=(f"The broker does not answer: {error}",))
-        return Look(at=at, workers=workers, queues=queues)
+            gaps.append(f"The broker does not answer: {error}")
+            return Look(at=monotonic(), letters=letters, gaps=tuple(gaps))
+        return Look(at=at, workers=workers, queues=queues, letters=letters, gaps=tuple(gaps))
+
+    def _letters(self, gaps: list[str]) -> int | None:
+        try:
+            return letters_kept(self._app)
+        except StoreUnavailable as error:
+            gaps.append(f"The store of records does not answer: {error}")
+            return None
 
     def close(self) -> None:
         """Close the connection to the broker."""
