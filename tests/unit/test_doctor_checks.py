@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from types import ModuleType
@@ -729,6 +730,15 @@ CASES = [(id_, *row) for id_, rows in SICK.items() for row in rows]
 QUIET = [(id_, facts) for id_, rows in WELL.items() for facts in rows]
 
 
+PYTHON = re.compile(r"app\.|setup\(|presets\.|broker_url|@app")
+
+
+def check_code(fix: str) -> None:
+    """What is Python in a remedy can be copied: it compiles."""
+    if PYTHON.match(fix):
+        compile(re.sub(r"^@", "", fix, flags=re.MULTILINE), "fix", "exec")
+
+
 @pytest.mark.parametrize(
     ("id_", "facts", "severities", "values"),
     CASES,
@@ -744,6 +754,7 @@ def test_ill(id_: str, facts: Facts, severities: str, values: str) -> None:
     for finding, value in zip(found, values.split("|"), strict=True):
         assert value in finding.value
         assert finding.page == f"docs/reference/doctor.md#{id_}"
+        check_code(finding.fix)
 
 
 @pytest.mark.parametrize(
@@ -769,6 +780,38 @@ def test_every_check_has_rows_of_both_kinds() -> None:
     assert set(WELL) == set(BY_ID)
     assert all(SICK.values())
     assert all(WELL.values())
+
+
+def test_every_remedy_can_be_copied() -> None:
+    """The code that the reference shows is code."""
+    for each in (*CHECKS, *FAULTS):
+        check_code(each.fix)
+
+
+def test_remedies_are_made_to_measure() -> None:
+    """Where a number or a name follows from what was found, it is in the remedy."""
+    fixes = {
+        finding.id: finding.fix
+        for facts in (
+            limits(7_200, HOUR),
+            limits(7_200, ON_RABBITMQ),
+            options(guarded(retention=60), visibility_timeout=43_200),
+            offline(task(queue="mail")),
+            settings(entries=(replace(ENTRY, task="shop.mial"),)),
+            workers(queues=frozenset({"mail"})),
+        )
+        for finding in report_of(facts).findings
+    }
+
+    assert "longest_task=7200" in fixes["visibility-timeout-short"]
+    assert '"visibility_timeout": 14460' in fixes["visibility-timeout-short"]
+    assert "task_queues['jobs']" in fixes["consumer-timeout-short"]
+    assert "= 14460000" in fixes["consumer-timeout-short"]
+    assert "redelivery_horizon = 44520" in fixes["horizon-short"]
+    assert "retention=43200" in fixes["retention-short"]
+    assert "task_queues['mail']" in fixes["queue-undeclared"]
+    assert fixes["schedule-nowhere"].endswith("['nightly']['task'] = 'shop.mail'")
+    assert fixes["queue-unread"].endswith("--queues mail,jobs")
 
 
 def test_every_check_is_registered_once() -> None:

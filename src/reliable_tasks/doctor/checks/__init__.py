@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reliable_tasks.doctor.checks import (
     broker,
+    leases,
     queues,
     releases,
     results,
@@ -21,6 +22,7 @@ CHECKS = (
     *workers.CHECKS,
     *tasks.CHECKS,
     *timing.CHECKS,
+    *leases.CHECKS,
     *results.CHECKS,
     *servers.CHECKS,
     *releases.CHECKS,

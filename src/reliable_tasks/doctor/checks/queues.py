@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 
 from reliable_tasks.doctor.checks.kit import (
@@ -116,7 +117,7 @@ def unread(facts: Facts) -> Iterator[Found]:
 
 def _with(queue: str, facts: Facts) -> str:
     read = {name for worker in facts.workers or () for name in worker.queues or ()}
-    return ",".join([*sorted(read), queue])
+    return shlex.quote(",".join([*sorted(read), queue]))
 
 
 @check(
@@ -142,7 +143,7 @@ def misspelt(facts: Facts) -> Iterator[Found]:
     topic=QUEUES,
     title="Calls go to a queue that task_queues does not name.",
     why="A worker reads the queues in task_queues, unless --queues names others.",
-    fix='app.conf.task_queues = {..., "NAME": {"exchange": "NAME", "routing_key": "NAME"}}',
+    fix='app.conf.task_queues["NAME"] = {"exchange": "NAME", "routing_key": "NAME"}',
 )
 def undeclared(facts: Facts) -> Iterator[Found]:
     """Compare calls with task_queues, where no worker can be asked what it reads."""
@@ -152,7 +153,11 @@ def undeclared(facts: Facts) -> Iterator[Found]:
     known, slips = {queue.name for queue in settings.declared}, _misspelt(facts)
     for queue, use in sorted(_uses(facts).items()):
         if queue not in known and queue not in slips:
-            yield Found(f"{queue} ({use})")
+            yield Found(
+                f"{queue} ({use})",
+                fix=f"app.conf.task_queues[{queue!r}] = "
+                f"{{'exchange': {queue!r}, 'routing_key': {queue!r}}}",
+            )
 
 
 @check(
@@ -161,7 +166,7 @@ def undeclared(facts: Facts) -> Iterator[Found]:
     topic=QUEUES,
     title="A task's route leads to no queue.",
     why="Each call of it raises QueueNotFound.",
-    fix='app.conf.task_queues = {..., "NAME": {"exchange": "NAME", "routing_key": "NAME"}}',
+    fix='app.conf.task_queues["NAME"] = {"exchange": "NAME", "routing_key": "NAME"}',
 )
 def route(facts: Facts) -> Iterator[Found]:
     """Follow every route."""
@@ -193,6 +198,8 @@ def schedule(facts: Facts) -> Iterator[Found]:
             yield Found(
                 f"{entry.name}: {who} know{'s' if asked else ''} a task {entry.task}"
                 + (f"; did you mean {near[0]}?" if near else ""),
+                fix=f"app.conf.beat_schedule[{entry.name!r}]['task'] = "
+                f"{near[0] if near else 'NAME'!r}",
                 severity=ERROR if asked else WARNING,
             )
 

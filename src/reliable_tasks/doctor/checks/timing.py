@@ -1,12 +1,20 @@
-"""Time-outs, limits and leases: whether they can all hold at once (pure)."""
+"""Time-outs and limits: whether they can all hold at once (pure)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
+from reliable_tasks.doctor.checks.holding import (
+    breach,
+    hold,
+    ignores_argument,
+    late,
+    servers_own,
+    severity_of,
+    timeout_in_force,
+    timeout_wanted,
+)
 from reliable_tasks.doctor.checks.kit import (
     RABBITMQ,
     REDIS,
@@ -19,86 +27,18 @@ from reliable_tasks.doctor.checks.kit import (
     visibility_timeout,
     workers_tell,
 )
-from reliable_tasks.doctor.facts import Declared, Facts, Guarded, Settings, Task
-from reliable_tasks.doctor.findings import ERROR, INFO, TIME, WARNING, Found
-from reliable_tasks.doctor.versions import is_at_least, numbers
-from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.doctor.facts import Facts, Settings
+from reliable_tasks.doctor.findings import ERROR, TIME, WARNING, Found
 from reliable_tasks.presets.needs import SHUTDOWN_MARGIN
-from reliable_tasks.presets.rules import (
-    check_consumer_timeout,
-    check_horizon,
-    check_visibility_timeout,
-)
+from reliable_tasks.presets.rules import check_consumer_timeout, check_visibility_timeout
 
-__all__ = ("CHECKS", "too_short_without_heartbeat")
+__all__ = ("CHECKS",)
 
-MARGIN = 60  # seconds for a worker to settle what ended, as in the presets
 LEAST_WITH_HEARTBEAT = 5  # seconds
-SERVERS_OWN = 1_800.0  # seconds; RabbitMQ's default consumer timeout
-KEPT_WITH_KEY = 86_400.0  # seconds; the default retention
-LONG_LEASE = 60.0  # seconds
 SWEEP = 10  # Kombu's unacked_restore_interval, and its unacked_restore_throttle
 PATIENCE = 60.0  # seconds; for a sweep that is late
 SKEW = 2.0  # seconds
 INTERRUPTS = ("prefork", "processes")
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """What a rule of the presets says, and whether it must come true."""
-
-    text: str
-    is_certain: bool
-
-
-def _breach(rule: Callable[..., None], *values: Any) -> str | None:
-    try:
-        rule(*values)
-    except ConfigurationError as error:
-        return str(error)
-    return None
-
-
-def _late(tasks: Iterable[Task]) -> list[Task]:
-    """Return the tasks whose messages are held while they run."""
-    return [task for task in tasks if task.acks_late]
-
-
-def _hold(rule: Callable[..., None], timeout: float, tasks: Iterable[Task]) -> _Fault | None:
-    """
-    Compare *timeout* with how long a worker may hold messages of *tasks*, by a rule of the presets.
-
-    It is certain if one task alone can last longer. Countdowns come on top; nobody knows those.
-    """
-    limit = longest(_late(tasks))
-    if not limit:
-        return None
-    made_of = f"the hard time limit {limit:g} s"
-    if text := _breach(rule, timeout, limit, made_of):
-        return _Fault(text, is_certain=True)
-    made_of += f" twice, for the task before it may last as long, and {MARGIN} s"
-    if text := _breach(rule, timeout, 2 * limit + MARGIN, made_of):
-        return _Fault(text, is_certain=False)
-    return None
-
-
-def too_short_without_heartbeat(settings: Settings, timeout: float | None = None) -> str | None:
-    """
-    Return why the visibility timeout is too short for a worker that has no heartbeat.
-
-    Args:
-        settings: The app's.
-        timeout: Another visibility timeout than its own, in seconds.
-    """
-    seconds = visibility_timeout(settings) if timeout is None else timeout
-    fault = _hold(check_visibility_timeout, seconds, settings.tasks)
-    return None if fault is None else fault.text
-
-
-def _severity(fault: _Fault, tasks: Iterable[Task]) -> str:
-    """A guarded job that is delivered twice takes effect once."""
-    is_harmless = all(task.guarded for task in _late(tasks))
-    return ERROR if fault.is_certain and not is_harmless else WARNING
 
 
 def _pool_interrupts(settings: Settings) -> bool:
@@ -119,7 +59,7 @@ def no_limit(facts: Facts) -> Iterator[Found]:
     settings = facts.settings
     if settings.reads.kind not in (REDIS, RABBITMQ) or not _pool_interrupts(settings):
         return
-    endless = [task.name for task in _late(settings.tasks) if task.hard_limit is None]
+    endless = [task.name for task in late(settings.tasks) if task.hard_limit is None]
     if endless:
         yield Found(named(endless))
 
@@ -158,10 +98,16 @@ def visibility(facts: Facts) -> Iterator[Found]:
     timeout = visibility_timeout(settings)
     if settings.has_heartbeat:
         rule, made_of = check_visibility_timeout, "with a heartbeat three times as often"
-        if text := _breach(rule, timeout, LEAST_WITH_HEARTBEAT, made_of):
+        if text := breach(rule, timeout, LEAST_WITH_HEARTBEAT, made_of):
             yield Found(text, severity=WARNING)
-    elif fault := _hold(check_visibility_timeout, timeout, settings.tasks):
-        yield Found(fault.text, severity=_severity(fault, settings.tasks))
+    elif fault := hold(check_visibility_timeout, timeout, settings.tasks):
+        yield Found(
+            fault.text,
+            fix=f"setup(app, presets.redis(url, longest_task={fault.longest:g}))  # or\n"
+            'app.conf.broker_transport_options = {"visibility_timeout": '
+            f"{fault.enough:.0f}}}  # and the longest countdown",
+            severity=severity_of(fault, settings.tasks),
+        )
 
 
 @check(
@@ -181,33 +127,14 @@ def consumer(facts: Facts) -> Iterator[Found]:
         return
     for queue in settings.declared:
         tasks = [task for task in settings.tasks if task.queue == queue.name]
-        if fault := _hold(check_consumer_timeout, _timeout_in_force(queue, facts), tasks):
-            yield Found(f"{queue.name}: {fault.text}", severity=_severity(fault, tasks))
-
-
-def _timeout_in_force(queue: Declared, facts: Facts) -> float:
-    """Return a queue's consumer timeout in seconds, as the server reads it."""
-    wanted = _timeout_wanted(queue)
-    return _servers_own(facts) if wanted is None or _ignores_argument(facts) else wanted
-
-
-def _timeout_wanted(queue: Declared) -> float | None:
-    wanted = queue.arguments.get("x-consumer-timeout")
-    return None if wanted is None else float(wanted) / 1_000
-
-
-def _ignores_argument(facts: Facts) -> bool:
-    rabbit = facts.broker.rabbit if facts.broker is not None else None
-    return (
-        rabbit is not None
-        and bool(numbers(rabbit.version))
-        and not is_at_least(rabbit.version, 3, 12)
-    )
-
-
-def _servers_own(facts: Facts) -> float:
-    rabbit = facts.broker.rabbit if facts.broker is not None else None
-    return (rabbit.consumer_timeout if rabbit is not None else None) or SERVERS_OWN
+        if fault := hold(check_consumer_timeout, timeout_in_force(queue, facts), tasks):
+            yield Found(
+                f"{queue.name}: {fault.text}",
+                fix=f"setup(app, presets.rabbitmq(url, longest_task={fault.longest:g}))  # or\n"
+                f"app.conf.task_queues[{queue.name!r}]['queue_arguments']['x-consumer-timeout'] = "
+                f"{fault.enough * 1_000:.0f}",
+                severity=severity_of(fault, tasks),
+            )
 
 
 @check(
@@ -222,125 +149,15 @@ def _servers_own(facts: Facts) -> float:
 )
 def ignored(facts: Facts) -> Iterator[Found]:
     """Look for arguments that want more than the server gives."""
-    if not _ignores_argument(facts):
+    if not ignores_argument(facts):
         return
     for queue in facts.settings.declared:
-        wanted = _timeout_wanted(queue)
-        if wanted is not None and wanted > _servers_own(facts):
+        wanted = timeout_wanted(queue)
+        if wanted is not None and wanted > servers_own(facts):
             yield Found(
-                f"{queue.name}: {wanted:g} s asked for, {_servers_own(facts):g} s in force",
+                f"{queue.name}: {wanted:g} s asked for, {servers_own(facts):g} s in force",
                 fix=f"consumer_timeout = {wanted * 1_000:.0f}  # milliseconds, in rabbitmq.conf",
             )
-
-
-def _redelivered_after(task: Task, facts: Facts) -> tuple[float, str] | None:
-    """Return how late a copy of a message may turn up, in seconds, and what that is made of."""
-    settings = facts.settings
-    if settings.reads.kind == REDIS:
-        hold = 2 * task.hard_limit + MARGIN if task.hard_limit else 0
-        held = f"{hold:g} s for which a worker may hold it, and " if hold else ""
-        return hold + visibility_timeout(settings), f"{held}the visibility timeout"
-    if settings.reads.kind == RABBITMQ:
-        queue = next((each for each in settings.declared if each.name == task.queue), None)
-        timeout = _servers_own(facts) if queue is None else _timeout_in_force(queue, facts)
-        return 2 * timeout, f"twice the consumer timeout, {timeout:g} s"
-    return None
-
-
-def _guarded(facts: Facts) -> Iterator[tuple[Task, Guarded]]:
-    for task in facts.settings.tasks:
-        if task.guarded is not None:
-            yield task, task.guarded
-
-
-@check(
-    "horizon-short",
-    severity=ERROR,
-    topic=TIME,
-    title="A record is forgotten while a copy of its message may still turn up.",
-    why="The copy is a new job to the guard, and takes effect again.",
-    fix="app.conf.reliable_tasks_redelivery_horizon = 86_400  # seconds; presets derive it",
-)
-def horizon(facts: Facts) -> Iterator[Found]:
-    """Compare redelivery_horizon with the broker's time-outs, by the presets' rule."""
-    for task, guarded in _guarded(facts):
-        latest = _redelivered_after(task, facts)
-        if latest and (text := _breach(check_horizon, guarded.horizon, *latest)):
-            yield Found(f"{task.name}: {text}")
-
-
-@check(
-    "lease-long",
-    severity=WARNING,
-    topic=TIME,
-    title="A lease lasts longer than its task can, or than the broker waits.",
-    why="A dead execution keeps its job for the whole lease; the copy that the broker delivers "
-    "earlier only waits.",
-    fix="app.conf.reliable_tasks_lease_seconds = 30  # it is renewed while the task runs",
-)
-def lease(facts: Facts) -> Iterator[Found]:
-    """Compare leases with time limits and with the visibility timeout."""
-    settings = facts.settings
-    visible = visibility_timeout(settings) if settings.reads.kind == REDIS else None
-    for task, guarded in _guarded(facts):
-        if task.hard_limit and guarded.lease > task.hard_limit:
-            yield Found(
-                f"{task.name}: lease_seconds {guarded.lease:g} s, hard time limit "
-                f"{task.hard_limit:g} s"
-            )
-        elif visible is not None and guarded.lease > max(visible, LONG_LEASE):
-            yield Found(
-                f"{task.name}: lease_seconds {guarded.lease:g} s, visibility_timeout {visible:g} s"
-            )
-
-
-@check(
-    "max-run-short",
-    severity=ERROR,
-    topic=TIME,
-    title="A lease is renewed for less time than its task may run.",
-    why="The lease ends while the task runs, and another execution takes over: the job runs twice.",
-    fix="app.conf.reliable_tasks_max_run = None  # the hard time limit and a margin",
-)
-def max_run(facts: Facts) -> Iterator[Found]:
-    """Compare max_run with time limits."""
-    for task, guarded in _guarded(facts):
-        if task.hard_limit and guarded.max_run < task.hard_limit:
-            yield Found(
-                f"{task.name}: max_run {guarded.max_run:g} s, hard time limit {task.hard_limit:g} s"
-            )
-
-
-@check(
-    "retention-short",
-    severity=WARNING,
-    topic=TIME,
-    title="A finished job is forgotten before a late duplicate of it can arrive.",
-    why="A duplicate whose worker died comes back after the broker's time-out. If the key's "
-    "retention is over by then, it runs.",
-    fix="@app.task(base=IdempotentTask, idempotency_key=(...), retention=86_400)  # seconds",
-)
-def retention(facts: Facts) -> Iterator[Found]:
-    """Compare the retention of keys with the broker's time-outs."""
-    for task, guarded in _guarded(facts):
-        kept = KEPT_WITH_KEY if guarded.retention is None else guarded.retention
-        timeout = _redelivery_time(task, facts)
-        if guarded.has_key and timeout is not None and 0 < kept < timeout:
-            yield Found(
-                f"{task.name}: retention {kept:g} s, redelivery after {timeout:g} s",
-                severity=INFO if guarded.retention is None else "",
-            )
-
-
-def _redelivery_time(task: Task, facts: Facts) -> float | None:
-    """Return after how many seconds the broker delivers what a dead worker held."""
-    settings = facts.settings
-    if settings.reads.kind == REDIS:
-        return visibility_timeout(settings)
-    if settings.reads.kind != RABBITMQ:
-        return None
-    queue = next((each for each in settings.declared if each.name == task.queue), None)
-    return _servers_own(facts) if queue is None else _timeout_in_force(queue, facts)
 
 
 @check(
@@ -350,8 +167,8 @@ def _redelivery_time(task: Task, facts: Facts) -> float | None:
     title="A worker that must end has less time than its tasks, or than its soft shutdown.",
     why="It is killed in the middle. Redis learns of its jobs only at the visibility timeout; what "
     "others got meanwhile runs twice.",
-    fix="app.conf.worker_soft_shutdown_timeout = 25  # seconds, 5 less than the grace period; and\n"
-    "REMAP_SIGTERM=SIGQUIT in the worker's environment",
+    fix="app.conf.worker_soft_shutdown_timeout = 25  # seconds, 5 less than the grace period\n"
+    "# and in the worker's environment: REMAP_SIGTERM=SIGQUIT",
 )
 def grace(facts: Facts) -> Iterator[Found]:
     """Compare the soft shutdown with the grace period and the visibility timeout."""
@@ -475,10 +292,6 @@ CHECKS = (
     visibility,
     consumer,
     ignored,
-    horizon,
-    lease,
-    max_run,
-    retention,
     grace,
     threads,
     results,

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reliable_tasks.doctor.checks.holding import too_short_without_heartbeat
 from reliable_tasks.doctor.checks.kit import (
     DEFAULT_VISIBILITY_TIMEOUT,
     REDIS,
@@ -20,7 +21,6 @@ from reliable_tasks.doctor.checks.kit import (
     visibility_timeout,
     workers_tell,
 )
-from reliable_tasks.doctor.checks.timing import too_short_without_heartbeat
 from reliable_tasks.doctor.facts import Facts, Worker
 from reliable_tasks.doctor.findings import ERROR, INFO, WARNING, WORKERS, Found
 from reliable_tasks.doctor.versions import numbers
