@@ -152,9 +152,9 @@ SICK: dict[str, list[tuple[Facts, str, str]]] = {
     ],
     "schedule-nowhere": [
         (
-            settings(entries=(replace(ENTRY, task="shop.mial"),)),
+            settings(entries=(replace(ENTRY, task="shop.maill"),)),
             "error",
-            "nightly: no worker nor this app knows a task shop.mial; did you mean shop.mail?",
+            "nightly: no worker nor this app knows a task shop.maill; did you mean shop.mail?",
         ),
         (
             offline(settings(entries=(replace(ENTRY, task="other.thing"),))),
@@ -797,7 +797,7 @@ def test_remedies_are_made_to_measure() -> None:
             limits(7_200, ON_RABBITMQ),
             options(guarded(retention=60), visibility_timeout=43_200),
             offline(task(queue="mail")),
-            settings(entries=(replace(ENTRY, task="shop.mial"),)),
+            settings(entries=(replace(ENTRY, task="shop.maill"),)),
             workers(queues=frozenset({"mail"})),
         )
         for finding in report_of(facts).findings
