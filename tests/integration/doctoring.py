@@ -540,6 +540,16 @@ def the_store_is_a_replica(ground):
         client.replicaof("NO", "ONE")
 
 
+@set_up("broker-alarm", lane=ALONE)
+def a_rabbitmq_without_memory(ground):
+    alarm = "{resource_limit, memory, node()}"
+    ground.rabbitmq.evaluate(f"rabbit_alarm:set_alarm({{{alarm}, []}})")
+    try:
+        yield ground.app(ground.vhost.url)
+    finally:
+        ground.rabbitmq.evaluate(f"rabbit_alarm:clear_alarm({alarm})")
+
+
 @set_up("store-unreachable")
 def a_store_that_is_not_there(ground):
     yield ground.app(ground.calm.url, store=f"redis://127.0.0.1:{free_port()}/0")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import kombu
 import pytest
 from celery import Celery
 
+from reliable_tasks.broker.view import BrokerUnseen, management
 from reliable_tasks.doctor import probes
 from reliable_tasks.doctor.facts import Facts, Link
 from reliable_tasks.doctor.probes import probe
@@ -17,10 +19,13 @@ from reliable_tasks.testing import (
     Server,
     WorkerProcess,
     close_app,
+    eventually,
+    rabbitmq_server,
     silent_server,
     valkey_binary,
     valkey_server,
 )
+from reliable_tasks.testing.daemons import free_port
 from tests.integration.apps.doctored import shop
 
 PLAIN = "tests.integration.apps.plain"
@@ -139,3 +144,41 @@ class TestServers:
         assert facts.broker.redis.role == "master"
         assert facts.workers == ()
         assert len(facts.queues or ()) == 2
+
+    @pytest.mark.chaos
+    def test_a_rabbitmq_with_its_management_interface(
+        self, examined: list[Celery], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It tells of queues that nobody declares here, of alarms, and of what is held."""
+        port = free_port()
+        monkeypatch.setattr(management, "PORT", port)
+        with rabbitmq_server() as server:
+            plugins = server.directory / "enabled_plugins"
+            plugins.write_text("[rabbitmq_management].\n")
+            server.evaluate(
+                f"[application:set_env(rabbitmq_management, listener, [{{port, {port}}}, "
+                f'{{ip, "127.0.0.1"}}]), element(1, rabbit_plugins:ensure("{plugins}"))]'
+            )
+            vhost = server.new_vhost()
+            app = shop(vhost.url, results=None)
+            examined.append(app)
+            with vhost.connection() as connection:
+                kombu.Queue("mails", durable=True)(connection.default_channel).declare()
+            server.evaluate("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []})")
+            seen = eventually(lambda: alarms_of(app))
+            server.evaluate("rabbit_alarm:clear_alarm({resource_limit, memory, node()})")
+            facts = facts_of(app, timeout=2)
+
+        assert seen == ("memory",)
+        [mails] = [queue for queue in facts.queues or () if queue.name == "mails"]
+        assert (mails.kind, mails.redeliveries, mails.exists) == ("classic", 0, True)
+        assert not any("does not declare" in gap.what for gap in facts.gaps)
+
+
+def alarms_of(app: Celery) -> tuple[str, ...] | None:
+    """Return what the management interface says; None as long as it has not counted."""
+    address = management.address_of(app.connection_for_read(), None)
+    try:
+        return management.Management(address, 2).alarms()
+    except BrokerUnseen:
+        return None

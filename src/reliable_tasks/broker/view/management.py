@@ -16,7 +16,8 @@ from reliable_tasks.broker.view.seen import BrokerUnseen, Kind
 __all__ = ("Managed", "Management", "address_of")
 
 PORT, TLS_PORT = 15_672, 15_671
-COLUMNS = "name,type,messages_unacknowledged"
+COLUMNS = "name,type,messages_unacknowledged,message_stats.redeliver_details.rate"
+ALARMS = {"memory": "mem_alarm", "disk": "disk_free_alarm"}
 KINDS: tuple[Kind, ...] = ("classic", "quorum", "stream")
 
 
@@ -36,6 +37,7 @@ class Managed:
 
     kind: Kind | None
     unacked: int
+    redeliveries: float = 0.0  # each second
 
 
 def address_of(broker: Any, given: str | None) -> Address:
@@ -78,11 +80,24 @@ class Management:
         Raises:
             BrokerUnseen: It does not answer, or does not let us in.
         """
+        rows = self._rows(f"/api/queues/{quote(self._address.vhost, safe='')}?columns={COLUMNS}")
+        return {row["name"]: _managed(row) for row in rows}
+
+    def alarms(self) -> tuple[str, ...]:
+        """
+        Return for want of what some node takes no messages: ``memory``, ``disk``.
+
+        Raises:
+            BrokerUnseen: It does not answer, or does not tell this user.
+        """
+        rows = self._rows(f"/api/nodes?columns={','.join(ALARMS.values())}")
+        return tuple(what for what, name in ALARMS.items() if any(row.get(name) for row in rows))
+
+    def _rows(self, path: str) -> list[Mapping[str, Any]]:
         if self._unseen is not None:
             raise self._unseen
         try:
-            rows = self._get(f"/api/queues/{quote(self._address.vhost, safe='')}?columns={COLUMNS}")
-            return {row["name"]: _managed(row) for row in rows}
+            return [{**row} for row in self._get(path)]
         except (OSError, URLError, ValueError, LookupError, TypeError) as error:
             self._unseen = BrokerUnseen(f"the management interface at {self._address.url}: {error}")
             raise self._unseen from error
@@ -99,4 +114,6 @@ class Management:
 def _managed(row: Mapping[str, Any]) -> Managed:
     """Read one row; a queue that was just declared has no counts yet."""
     kind = next((each for each in KINDS if each == row.get("type")), None)
-    return Managed(kind, int(row.get("messages_unacknowledged") or 0))
+    stats = row.get("message_stats") or {}
+    again = (stats.get("redeliver_details") or {}).get("rate") or 0
+    return Managed(kind, int(row.get("messages_unacknowledged") or 0), float(again))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from reliable_tasks.doctor.probes.servers import Probed, probe_backend, probe_br
 
 __all__ = ("probe",)
 
-FOR_SERVERS, FOR_THE_LIVING = 4.0, 3.5  # times the time for one answer
+FOR_SERVERS, FOR_THE_LIVING = 4.0, 4.0  # times the time for one answer
 
 
 def probe(app: Any, settings: Settings, *, timeout: float = 2.0) -> Facts:
@@ -37,7 +38,7 @@ def probe(app: Any, settings: Settings, *, timeout: float = 2.0) -> Facts:
     living = _living(app, settings, broker[0], timeout)
     return Facts(
         settings=settings,
-        broker=broker[0],
+        broker=_with_alarms(broker[0], living.alarms),
         backend=backend[0],
         store=store[0],
         unacked=living.unacked,
@@ -53,6 +54,13 @@ def _read(what: str, place: Place | None, answer: Probed | BaseException) -> Pro
     if isinstance(answer, BaseException):
         return None, [Gap(what, said_of(answer))]
     return answer
+
+
+def _with_alarms(link: Link | None, alarms: tuple[str, ...] | None) -> Link | None:
+    """Add to a RabbitMQ why it takes no messages."""
+    if link is None or link.rabbit is None or alarms is None:
+        return link
+    return replace(link, rabbit=replace(link.rabbit, alarms=alarms))
 
 
 def _living(app: Any, settings: Settings, broker: Link | None, timeout: float) -> Living:

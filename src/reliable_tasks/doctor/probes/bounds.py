@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ("bounded_connection", "bounds")
@@ -29,7 +30,19 @@ def bounds(driver: str, timeout: float) -> dict[str, Any]:
     return {"connect_timeout": timeout, "transport_options": options}
 
 
-def bounded_connection(app: Any, timeout: float) -> Any:
-    """Return a connection, not yet open, to where the workers of *app* take their messages."""
+def bounded_connection(
+    app: Any, timeout: float, on_blocked: Callable[[str], None] | None = None
+) -> Any:
+    """
+    Return a connection, not yet open, to where the workers of *app* take their messages.
+
+    Args:
+        app: The Celery app.
+        timeout: Seconds for connecting, and for each answer.
+        on_blocked: Called with the reason when RabbitMQ takes no more messages.
+    """
     driver = app.connection_for_read().get_transport_cls().driver_type
-    return app.connection_for_read(**bounds(driver, timeout))
+    arguments = bounds(driver, timeout)
+    if driver == "amqp" and on_blocked is not None:
+        arguments["transport_options"]["on_blocked"] = on_blocked
+    return app.connection_for_read(**arguments)

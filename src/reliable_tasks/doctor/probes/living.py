@@ -6,12 +6,15 @@ from functools import partial
 from typing import Any
 
 from reliable_tasks.doctor.facts import Gap, Queue, Settings, Unacked, Worker
+from reliable_tasks.doctor.probes.bounded import ask
 from reliable_tasks.doctor.probes.bounds import bounded_connection
 from reliable_tasks.doctor.probes.queues import first_look
 from reliable_tasks.doctor.probes.reach import said_of
 from reliable_tasks.doctor.probes.workers import workers_at
 
 __all__ = ("Living", "probe_living")
+
+FOR_WORKERS = 2.5  # times the time for one answer
 
 
 class Living:
@@ -21,13 +24,19 @@ class Living:
     Attributes:
         queues: None: nobody could look at them.
         workers: None: nobody could be asked.
+        alarms: Of RabbitMQ; None: nobody told.
     """
 
     def __init__(self) -> None:
         self.queues: tuple[Queue, ...] | None = None
         self.unacked: Unacked | None = None
         self.workers: tuple[Worker, ...] | None = None
+        self.alarms: tuple[str, ...] | None = None
         self.gaps: list[Gap] = []
+
+    def note_blocked(self, reason: str) -> None:
+        """Note why RabbitMQ takes no messages, in its own words: ``low on memory``."""
+        self.alarms = tuple({*(self.alarms or ()), reason.removeprefix("low on ")})
 
 
 def probe_living(
@@ -43,14 +52,18 @@ def probe_living(
         timeout: Seconds for each answer of the broker; workers have half as long.
         living: Where what is found goes, part by part.
     """
-    opened = partial(bounded_connection, app, timeout)
-    with opened() as connection:
+    with bounded_connection(app, timeout) as connection:
         looks = first_look(app, settings, connection, timeout)
         if looks is None:
             living.gaps.append(Gap("queues", "the doctor cannot look into this kind of broker"))
         else:
             living.gaps += looks.gaps
-        _ask_workers(app, settings, server, opened, timeout / 2, living)
+            living.alarms = looks.alarms
+        try:
+            asked = partial(_ask_workers, app, settings, server, timeout, living)
+            ask(asked, seconds=FOR_WORKERS * timeout)
+        except Exception as error:  # whatever kombu and its drivers raise
+            living.gaps.append(Gap("workers", said_of(error)))
         if looks is not None:
             queues, living.unacked = looks.again()
             living.queues = tuple(queues)
@@ -58,19 +71,17 @@ def probe_living(
 
 
 def _ask_workers(
-    app: Any, settings: Settings, server: str | None, opened: Any, window: float, living: Living
+    app: Any, settings: Settings, server: str | None, timeout: float, living: Living
 ) -> None:
-    try:
-        with opened() as connection:
-            workers, gaps = workers_at(connection, app, server, window)
-        if not workers and settings.broker.kind == "redis":
-            from reliable_tasks.doctor.probes.elsewhere import (  # noqa: PLC0415 - imports redis
-                workers_elsewhere,
-            )
+    opened = partial(bounded_connection, app, timeout)
+    window = timeout / 2
+    with opened(on_blocked=living.note_blocked) as connection:
+        workers, gaps = workers_at(connection, app, server, window)
+    if not workers and settings.broker.kind == "redis":
+        from reliable_tasks.doctor.probes.elsewhere import (  # noqa: PLC0415 - imports redis
+            workers_elsewhere,
+        )
 
-            own = frozenset(task.name for task in settings.tasks)
-            workers, gaps = workers_elsewhere(app, opened, own, server, window)
-    except Exception as error:  # whatever kombu and its drivers raise
-        living.gaps.append(Gap("workers", said_of(error)))
-        return
+        own = frozenset(task.name for task in settings.tasks)
+        workers, gaps = workers_elsewhere(app, opened, own, server, window)
     living.workers, living.gaps = tuple(workers), [*living.gaps, *gaps]

@@ -21,6 +21,7 @@ class Looks(Protocol):
     """What a first look has seen."""
 
     gaps: list[Gap]
+    alarms: tuple[str, ...] | None  # of RabbitMQ, where its management interface tells
 
     def again(self) -> tuple[list[Queue], Unacked | None]:
         """Look again, and return how the queues are now and what changed meanwhile."""
@@ -53,6 +54,8 @@ def names_of(app: Any, settings: Settings) -> list[str]:
 
 
 class _RedisLooks:
+    alarms: tuple[str, ...] | None = None
+
     def __init__(self, connection: Any, names: list[str]) -> None:
         from reliable_tasks.doctor.probes.redis_queues import (  # noqa: PLC0415 - imports redis
             RedisQueues,
@@ -75,7 +78,9 @@ class _RabbitLooks:
     def __init__(self, app: Any, connection: Any, names: list[str], timeout: float) -> None:
         self._queues, self._names = RabbitQueues(connection), names
         self._declared = dict(app.amqp.queues)
-        self._managed, self.gaps = _managed(connection, timeout)
+        management = Management(address_of(connection, None), timeout)
+        self._managed, self.gaps = _managed(management)
+        self.alarms = _alarms(management)
         self._before = self._queues.look({*names, *self._managed})
 
     def again(self) -> tuple[list[Queue], Unacked | None]:
@@ -90,12 +95,24 @@ class _RabbitLooks:
         view = self._managed.get(name)
         if view is None:
             return queue
-        return replace(queue, unacked=view.unacked, kind=queue.kind or view.kind)
+        return replace(
+            queue,
+            unacked=view.unacked,
+            kind=queue.kind or view.kind,
+            redeliveries=view.redeliveries,
+        )
 
 
-def _managed(connection: Any, timeout: float) -> tuple[Mapping[str, Managed], list[Gap]]:
+def _managed(management: Management) -> tuple[Mapping[str, Managed], list[Gap]]:
     """Return all queues of the virtual host, if the management interface tells them."""
     try:
-        return Management(address_of(connection, None), timeout).queues(), []
+        return management.queues(), []
     except BrokerUnseen as error:
         return {}, [Gap(UNLISTED, str(error))]
+
+
+def _alarms(management: Management) -> tuple[str, ...] | None:
+    try:
+        return management.alarms()
+    except BrokerUnseen:
+        return None
