@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reliable_tasks.broker import HEARTBEAT_STEP
+from reliable_tasks.broker.certificates import named_by_address
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.flight import begin
 from reliable_tasks.liveness import REPORTING_STEP, WATCHING_STEP
@@ -104,7 +105,7 @@ def _applied_to(app: Any) -> Applied:
 
 def _add(sender: Any, **_: Any) -> None:
     """
-    Look into what `setup` was given before Celery's defaults; record flights if it says so.
+    Look into what `setup` was given before Celery's defaults, and begin what it asks for.
 
     `Celery.add_defaults` would put it before what `config_from_object` reads.
     """
@@ -112,4 +113,5 @@ def _add(sender: Any, **_: Any) -> None:
     if not any(layer is applied for layer in conf.maps):
         conf.maps.insert(-1, applied)
         conf.defaults.insert(-1, applied)
+    named_by_address(conf)
     begin(sender)

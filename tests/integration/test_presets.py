@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 import time
@@ -27,15 +28,19 @@ from reliable_tasks.presets.steps import QueueStep, declare
 from reliable_tasks.testing import (
     Ledger,
     RabbitMQServer,
+    Sentinels,
     Server,
     VirtualHost,
     WorkerProcess,
     close_app,
     eventually,
+    rabbitmq_server,
     redis_server,
     silent_server,
+    valkey_binary,
     valkey_server,
 )
+from reliable_tasks.testing.daemons import free_port
 from reliable_tasks.testing.fixtures import StartWorker
 from reliable_tasks.testing.processes import remove_directory
 
@@ -83,8 +88,26 @@ def jobs_done(start: StartWorker, ledger: Ledger, env: dict[str, str]) -> Worker
     return process
 
 
-def environment(broker: str, results: str, taken: str) -> dict[str, str]:
-    return {"PRESET_BROKER": broker, "PRESET_RESULTS": results, "PRESET_TAKEN": taken}
+def environment(broker: str, results: str, taken: str = "setup", **needs: Any) -> dict[str, str]:
+    return {
+        "PRESET_BROKER": broker,
+        "PRESET_RESULTS": results,
+        "PRESET_TAKEN": taken,
+        "PRESET_NEEDS": json.dumps(needs),
+    }
+
+
+def tls(port: int, server: Server) -> list[str]:
+    """Lines that have a RabbitMQ listen on *port* with the certificate of *server*."""
+    assert server.certificate
+    return [
+        f"listeners.ssl.1 = 127.0.0.1:{port}",
+        f"listeners.ssl.2 = 127.0.0.2:{port}",  # for which the certificate is not
+        f"ssl_options.cacertfile = {server.certificate}",
+        f"ssl_options.certfile = {server.certificate}",
+        f"ssl_options.keyfile = {server.certificate.with_name('key.pem')}",
+        "ssl_options.verify = verify_none",
+    ]
 
 
 class TestRedis:
@@ -159,6 +182,30 @@ class TestRedis:
 
         assert "the app's own settings say" not in process.log
 
+    @pytest.mark.chaos
+    def test_a_worker_behind_sentinels(self, worker: StartWorker, ledger: Ledger) -> None:
+        """With the heartbeat, through a fail-over of broker, results and records."""
+        with Sentinels(valkey_binary()) as group:
+            broker, results = (
+                ";".join(f"{each}/{number}" for each in group.url.split(";")) for number in (1, 2)
+            )
+            needs = {"sentinel_master": group.name, "heartbeat": True}
+            env = environment(broker, results, **needs)
+            process = jobs_done(worker, ledger, env)
+            group.primary.kill()
+            eventually(lambda: group.primary_port() == group.replica.port, timeout=60)
+
+            needs |= {"publishers": "worker", "queues": "jobs"}
+            preset = presets.redis(broker, keyprefix="shop", **needs)
+            with publisher(preset) as app:
+                for number in range(3):
+                    app.send_task(f"{APP}.pay_once", (f"late {number}",))
+                late = {f"late {number}" for number in range(3)}
+                eventually(lambda: late <= set(ledger.counts()), timeout=60, message="effects")
+            assert set(ledger.counts().values()) == {1}
+            assert process.is_running
+            assert "the app's own settings" not in process.log
+
 
 class TestRabbitMQ:
     """RabbitMQ, and a Redis beside it."""
@@ -188,7 +235,7 @@ class TestRabbitMQ:
     ) -> None:
         """Quorum queues, topic exchanges, delayed delivery: tasks, countdowns and retries run."""
         valkey.ensure_running()
-        env = environment(vhost.url, valkey.new_database().url, "setup")
+        env = environment(vhost.url, valkey.new_database().url)
         process = jobs_done(worker, ledger, env)
         queues = vhost.queues()
 
@@ -201,6 +248,32 @@ class TestRabbitMQ:
         assert "celery" not in queues
         assert "direct exchange" not in process.log
         assert "onnection to broker lost" not in process.log
+
+    @pytest.mark.chaos
+    def test_the_certificates_of_both_are_checked(
+        self, worker: StartWorker, ledger: Ledger
+    ) -> None:
+        """Behind amqps:// and rediss:// jobs run if both prove who they are, else nowhere."""
+        port = free_port()
+        with redis_server(tls=True) as redis, rabbitmq_server(config=tls(port, redis)) as rabbitmq:
+            vhost, other = rabbitmq.new_vhost().name, rabbitmq.new_vhost().name
+            dead, url = f"amqps://127.0.0.3:{port}/{vhost}", f"amqps://127.0.0.1:{port}/{vhost}"
+            results = f"rediss://127.0.0.1:{redis.port}/1"
+            authority = str(redis.certificate)
+            process = jobs_done(
+                worker, ledger, environment(f"{dead};{url}", results, ca_certs=authority)
+            )
+            assert "the app's own settings" not in process.log
+
+            strangers = {
+                "certificate verify failed": presets.rabbitmq(f"amqps://127.0.0.1:{port}/{other}"),
+                "IP address mismatch": presets.rabbitmq(
+                    f"amqps://127.0.0.2:{port}/{other}", ca_certs=authority
+                ),
+            }
+            for reason, preset in strangers.items():
+                with publisher(preset) as app, pytest.raises(OperationalError, match=reason):
+                    app.send_task("pay", ("a",))
 
     @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
     def test_a_queue_of_another_type_is_explained(

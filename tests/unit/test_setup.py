@@ -108,6 +108,37 @@ def test_tasks_hear_of_settings_that_come_after_them(app: Celery) -> None:
     assert app.tasks["early"].guard_options.lease_ms == 11_000
 
 
+@pytest.mark.hooks
+@pytest.mark.parametrize("take", ["setup", "file"])
+def test_each_host_is_asked_for_its_own_name(app: Celery, take: str) -> None:
+    """Kombu would ask all hosts for a certificate with the name of the first."""
+    preset = presets.rabbitmq("amqps://a//;amqps://b//", ca_certs="/ca.pem")
+    if take == "setup":
+        setup(app, preset)
+    else:
+        app.config_from_object(preset)
+        setup(app)
+    asked = []
+
+    class Refused:
+        def __init__(self, **options: Any) -> None:
+            asked.append({**options["ssl"]})
+
+        def connect(self) -> None:
+            raise ConnectionRefusedError
+
+    with app.connection_for_write() as connection:
+        for each in ("amqps://a//", "amqps://b//"):
+            connection.switch(each)
+            connection.transport.Connection = Refused
+            with pytest.raises(ConnectionRefusedError):
+                connection.transport.establish_connection()
+
+    assert [each["server_hostname"] for each in asked] == ["a", "b"]
+    assert {each["ca_certs"] for each in asked} == {"/ca.pem"}
+    assert app.conf.broker_use_ssl["server_hostname"] is None
+
+
 CONFLICTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "more prefetched": (
         {"worker_prefetch_multiplier": 4},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from celery import Celery
@@ -14,11 +15,11 @@ from reliable_tasks.testing import Ledger
 def preset() -> Preset:
     """Make the preset of the tests."""
     url, results = os.environ["PRESET_BROKER"], os.environ["PRESET_RESULTS"]
+    needs = {"results": results, "queues": ("jobs", "mail"), "concurrency": 2}
+    needs |= json.loads(os.environ.get("PRESET_NEEDS", "{}"))
     if url.startswith("amqp"):
-        return presets.rabbitmq(url, results=results, queues=("jobs", "mail"), concurrency=2)
-    return presets.redis(
-        url, results=results, queues=("jobs", "mail"), concurrency=2, keyprefix="shop"
-    )
+        return presets.rabbitmq(url, **needs)
+    return presets.redis(url, keyprefix="shop", **needs)
 
 
 app = Celery("preset")
