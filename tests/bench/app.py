@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from celery import Celery, signals
 
 from reliable_tasks import IdempotentTask, setup
 
-__all__ = ("app", "guarded", "plain")
+__all__ = ("RECORDED", "app", "guarded", "plain")
+
+RECORDED = "BENCH_RECORDED"
+"""Variable: whether flights are recorded."""
 
 app = Celery("bench")
 setup(
@@ -18,6 +22,7 @@ setup(
         "task_ignore_result": True,
         "broker_connection_retry_on_startup": True,
         "worker_enable_remote_control": True,
+        "reliable_tasks_flight_recorder": RECORDED in os.environ,
     },
 )
 

@@ -11,7 +11,7 @@ from celery.utils import uuid
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.testing import Server, WorkerProcess, connected_app, eventually
 
-__all__ = ("throughput",)
+__all__ = ("CONCURRENCY", "rate", "throughput")
 
 QUEUES = ("plain", "guarded")
 CONCURRENCY = {"solo": 1, "prefork": 2}
@@ -31,15 +31,15 @@ def throughput(server: Server, pool: str, *, rounds: int, messages: int) -> floa
     )
     with worker, connected_app(database.url) as app, database.client() as client:
         for queue in QUEUES:  # connects, and loads the scripts
-            _rate(app, client, worker.name, queue, messages // 5)
+            rate(app, client, worker.name, queue, messages // 5)
         for turn in range(rounds):
             order = QUEUES if turn % 2 else QUEUES[::-1]  # whatever drifts meets both alike
-            rates = {queue: _rate(app, client, worker.name, queue, messages) for queue in order}
+            rates = {queue: rate(app, client, worker.name, queue, messages) for queue in order}
             ratios.append(rates["guarded"] / rates["plain"])
     return median(ratios)
 
 
-def _rate(app: Any, client: Any, worker: str, queue: str, messages: int) -> float:
+def rate(app: Any, client: Any, worker: str, queue: str, messages: int) -> float:
     """Fill *queue*, let the worker empty it, and return how fast it did."""
     _publish(app, queue, messages)
     app.control.add_consumer(queue, destination=[worker])

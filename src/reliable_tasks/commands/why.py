@@ -25,7 +25,7 @@ __all__ = ("command",)
 @click.argument("task_id")
 @click.option(
     "--timeout",
-    type=float,
+    type=click.FloatRange(min=0.1),
     default=2.0,
     show_default=True,
     metavar="S",
@@ -33,7 +33,7 @@ __all__ = ("command",)
 )
 @click.option(
     "--limit",
-    type=int,
+    type=click.IntRange(min=1),
     default=10_000,
     show_default=True,
     metavar="N",
