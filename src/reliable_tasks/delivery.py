@@ -18,7 +18,6 @@ from kombu.utils import json as wire
 
 from reliable_tasks.core.header import Header
 from reliable_tasks.core.records import HOPS_PER_RETRY, Outcome, State, line_of
-from reliable_tasks.deadletter.letters import QUARANTINED, Standing, letter_of
 from reliable_tasks.leases import Lease
 from reliable_tasks.processes import numbering
 from reliable_tasks.publish import (
@@ -226,6 +225,9 @@ class Delivery:
         return str(self.task.app.conf.result_serializer)
 
     def letter(self, reason: str, at_ms: int, past: Sequence[Mapping[str, Any]]) -> bytes:
+        # Here, for it costs 3 ms, and most processes write no letter.
+        from reliable_tasks.deadletter.letters import QUARANTINED, letter_of  # noqa: PLC0415
+
         request = self._request
         return letter_of(
             self.task,
@@ -241,8 +243,9 @@ class Delivery:
         )
 
     @property
-    def standing(self) -> Standing:
-        return Standing(self.key, line_of(self.retries, self.hop))
+    def standing(self) -> tuple[str, int]:
+        """The record, and which of its job's messages this is."""
+        return self.key, line_of(self.retries, self.hop)
 
     def max_run_ms(self) -> int:
         hard = self._request.timelimit[0] if self._request.timelimit else None

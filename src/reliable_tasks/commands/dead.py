@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -9,13 +10,12 @@ from time import time
 from typing import Any
 
 import click
-from celery.utils.time import rate
 from rich.table import Table
 from rich.text import Text
 
 from reliable_tasks.broker.view import BrokerUnseen
 from reliable_tasks.commands.printing import app_of, console, json_option, named_errors, print_json
-from reliable_tasks.commands.spans import span, told
+from reliable_tasks.commands.spans import UNITS, span, told
 from reliable_tasks.deadletter.collecting import collect, uncollected
 from reliable_tasks.deadletter.replaying import Replay, replay_all
 from reliable_tasks.deadletter.shelves import Found, Kept, Wanted, find, purge
@@ -240,13 +240,10 @@ def _counted(count: int) -> str:
 def _per_second(text: str | None) -> float | None:
     if text is None:
         return None
-    try:
-        number = float(rate(text))
-    except (ValueError, KeyError, TypeError):
-        number = 0.0
-    if number <= 0:
-        raise click.BadParameter(f"expected a rate such as 10/s or 5/m, got {text!r}")
-    return number
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)/([smh])", text)
+    if found is None or float(found[1]) == 0:
+        raise click.BadParameter(f"expected a rate such as 10/s, 5/m or 1/h, got {text!r}")
+    return float(found[1]) / UNITS[found[2]]
 
 
 def _uncollected(app: Any) -> tuple[dict[str, int], str]:

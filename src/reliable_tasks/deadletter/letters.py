@@ -208,7 +208,7 @@ def letter_of(
     at_ms: int,
     past: Sequence[Mapping[str, Any]],
     headers: Mapping[str, Any],
-    standing: Standing | None,
+    standing: tuple[str, int] | None,
 ) -> bytes:
     """
     Return the message of a delivery as a letter.
@@ -223,7 +223,7 @@ def letter_of(
         at_ms: Now, in milliseconds since 1970.
         past: What is known of the job's attempts.
         headers: Those headers of the message that are kept.
-        standing: See `Letter`.
+        standing: Key and line of a guarded task's job.
 
     Raises:
         Exception: The message has no serialized form.
@@ -256,7 +256,7 @@ def letter_of(
         worker=numbering.worker or request.hostname or "",
         queue=source_of(task.app, request),
         attempts=[dict(each) for each in past],
-        standing=standing,
+        standing=Standing(*standing) if standing is not None else None,
         headers={**made.headers, **headers},
         properties={**made.properties, "priority": way["priority"]},
         content_type=content_type,
