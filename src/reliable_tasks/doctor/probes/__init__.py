@@ -38,7 +38,7 @@ def probe(app: Any, settings: Settings, *, timeout: float = 2.0) -> Facts:
     living = _living(app, settings, broker[0], timeout)
     return Facts(
         settings=settings,
-        broker=_with_alarms(broker[0], living.alarms),
+        broker=_with_alarms(broker[0], living),
         backend=backend[0],
         store=store[0],
         unacked=living.unacked,
@@ -56,11 +56,12 @@ def _read(what: str, place: Place | None, answer: Probed | BaseException) -> Pro
     return answer
 
 
-def _with_alarms(link: Link | None, alarms: tuple[str, ...] | None) -> Link | None:
+def _with_alarms(link: Link | None, living: Living) -> Link | None:
     """Add to a RabbitMQ why it takes no messages."""
-    if link is None or link.rabbit is None or alarms is None:
+    if link is None or link.rabbit is None or living.alarms is None:
         return link
-    return replace(link, rabbit=replace(link.rabbit, alarms=alarms))
+    rabbit = replace(link.rabbit, alarms=living.alarms, managed=living.is_managed)
+    return replace(link, rabbit=rabbit)
 
 
 def _living(app: Any, settings: Settings, broker: Link | None, timeout: float) -> Living:

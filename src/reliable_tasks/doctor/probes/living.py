@@ -25,6 +25,7 @@ class Living:
         queues: None: nobody could look at them.
         workers: None: nobody could be asked.
         alarms: Of RabbitMQ; None: nobody told.
+        is_managed: Whether its management interface told.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,7 @@ class Living:
         self.unacked: Unacked | None = None
         self.workers: tuple[Worker, ...] | None = None
         self.alarms: tuple[str, ...] | None = None
+        self.is_managed = False
         self.gaps: list[Gap] = []
 
     def note_blocked(self, reason: str) -> None:
@@ -59,6 +61,7 @@ def probe_living(
         else:
             living.gaps += looks.gaps
             living.alarms = looks.alarms
+            living.is_managed = looks.alarms is not None
         try:
             asked = partial(_ask_workers, app, settings, server, timeout, living)
             ask(asked, seconds=FOR_WORKERS * timeout)

@@ -38,7 +38,7 @@ def first_look(app: Any, settings: Settings, connection: Any, timeout: float) ->
         connection: Kombu's, open.
         timeout: Seconds for each answer.
     """
-    names = names_of(app, settings)
+    names = names_of(settings)
     driver = connection.transport.driver_type
     if driver == "redis":
         return _RedisLooks(connection, names)
@@ -47,10 +47,10 @@ def first_look(app: Any, settings: Settings, connection: Any, timeout: float) ->
     return None
 
 
-def names_of(app: Any, settings: Settings) -> list[str]:
+def names_of(settings: Settings) -> list[str]:
     """Return every queue that the app declares, or sends to."""
     used = {each.queue for each in settings.tasks} | {each.queue for each in settings.entries}
-    return sorted({*app.amqp.queues, *(name for name in used if name)})
+    return sorted({*(each.name for each in settings.declared), *(name for name in used if name)})
 
 
 class _RedisLooks:

@@ -94,7 +94,7 @@ class RedisQueues:
         ]
 
     def compared(self, before: Mapping[str, Seen]) -> list[Queue]:
-        """Look again; nothing was taken from a queue in which the same message is still next."""
+        """Look again, and compare."""
         after = self.look(before)
         return [
             Queue(
@@ -102,7 +102,7 @@ class RedisQueues:
                 kind="list",
                 depth=now.depth,
                 grew=now.depth - before[name].depth,
-                taken=0 if now.head is not None and now.head == before[name].head else None,
+                taken=_taken(before[name], now),
             )
             for name, now in after.items()
         ]
@@ -186,6 +186,11 @@ class RedisQueues:
             redelivered=len(again),
             tasks=tuple(name for name, _ in Counter(map(_task_of, again)).most_common()),
         )
+
+
+def _taken(before: Seen, now: Seen) -> int | None:
+    """Return 0 if the same message is still next, 1 for at least one; None if none was there."""
+    return None if before.head is None else int(now.head != before.head)
 
 
 def _message(raw: Any) -> Mapping[str, Any] | None:
