@@ -50,6 +50,7 @@ BY_ID = {check.id: check for check in CHECKS}
 
 ORDERS = Declared(name="orders", routing_key="orders")
 HOUR = options(settings(has_heartbeat=False), visibility_timeout=3_600)
+SLOW = declared({**QUORUM, "x-consumer-timeout": 7_200_000})
 ENTRY = Entry(name="nightly", task="shop.mail", queue="jobs")
 PICKLED = "application/x-python-serialize"
 MONGO = replace(DATABASE, url="mongodb://mongo/")
@@ -357,6 +358,7 @@ SICK: dict[str, list[tuple[Facts, str, str]]] = {
     "consumer-timeout-short": [
         (limits(7_200, ON_RABBITMQ), "error", "jobs: consumer_timeout: expected at least 7200 s"),
         (limits(1_200, ON_RABBITMQ), "warning", "jobs: consumer_timeout: expected at least 2460"),
+        (limits(1_200, declared(without("x-consumer-timeout"))), "warning", "got 1800 s"),
         (
             limits(
                 2_500,
@@ -413,6 +415,15 @@ SICK: dict[str, list[tuple[Facts, str, str]]] = {
     "retention-short": [
         (guarded(retention=60), "warning", "retention 60 s, redelivery after 4920 s"),
         (guarded(ON_RABBITMQ, retention=60), "warning", "redelivery after 1800 s"),
+        (
+            settings(
+                guarded(ON_RABBITMQ, retention=2_000, horizon=21_600),
+                declared=(ORDERS, *SLOW.settings.declared),
+            ),
+            "warning",
+            "redelivery after 7200 s",
+        ),
+        (settings(guarded(SLOW, retention=60), declared=()), "warning", "after 1800 s"),
         (
             options(guarded(horizon=400_000), visibility_timeout=172_800),
             "info",
