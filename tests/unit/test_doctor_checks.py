@@ -51,6 +51,7 @@ BY_ID = {check.id: check for check in CHECKS}
 ORDERS = Declared(name="orders", routing_key="orders")
 HOUR = options(settings(has_heartbeat=False), visibility_timeout=3_600)
 SLOW = declared({**QUORUM, "x-consumer-timeout": 7_200_000})
+GROWING = queue(depth=40, grew=8, taken=0)
 ENTRY = Entry(name="nightly", task="shop.mail", queue="jobs")
 PICKLED = "application/x-python-serialize"
 MONGO = replace(DATABASE, url="mongodb://mongo/")
@@ -172,7 +173,11 @@ SICK: dict[str, list[tuple[Facts, str, str]]] = {
         (conf(task_create_missing_queues=True), "info", "task_create_missing_queues = True"),
     ],
     "queue-growing": [
-        (queue(depth=40, grew=8, taken=0), "error", "jobs: 40 messages, 8 more"),
+        (GROWING, "info", "jobs: 40 messages, 8 more at a second look; a job runs for 3 s"),
+        (workers(GROWING, longest_run=None), "error", "jobs: 40 messages, 8 more"),
+        (workers(GROWING, longest_run=900.0), "error", "jobs: 40 messages, 8 more"),
+        (limits(None, workers(GROWING, longest_run=900.0)), "info", "a job runs for 900 s"),
+        (worker(GROWING, longest_run=None), "info", "a job runs for 3 s"),
     ],
     "queue-kind": [
         (queue(ON_RABBITMQ, kind="classic"), "error", "jobs: classic, declared as quorum"),
@@ -852,7 +857,7 @@ def test_what_was_not_asked_has_not_passed(facts: Facts) -> None:
 
 
 def test_a_server_that_keeps_a_field_to_itself_has_not_passed() -> None:
-    """A managed Redis that refuses CONFIG leaves its checks undecided, and no others."""
+    """A Redis that refuses CONFIG leaves its checks undecided, and no others; so RabbitMQ."""
     report = report_of(server(policy=None, save=None))
 
     assert {check.id for check in report.undecided} == {
@@ -860,6 +865,7 @@ def test_a_server_that_keeps_a_field_to_itself_has_not_passed() -> None:
         "persistence-none",
         "persistence-snapshots-only",
     }
+    assert [check.id for check in report_of(rabbit(alarms=None)).undecided] == ["broker-alarm"]
 
 
 def test_a_queue_that_grows_is_not_judged_without_what_was_taken() -> None:

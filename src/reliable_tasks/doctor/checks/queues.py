@@ -12,6 +12,7 @@ from reliable_tasks.doctor.checks.kit import (
     asked,
     check,
     is_elsewhere,
+    longest,
     named,
     on_rabbitmq,
     queue_named,
@@ -242,9 +243,27 @@ def growing(facts: Facts) -> Iterator[Found]:
         return  # which is the reason
     unread_ones = _unread(facts)
     for queue in facts.queues or ():
-        is_stuck = (queue.grew or 0) > 0 and queue.taken == 0
-        if is_stuck and queue.name not in unread_ones:
-            yield Found(f"{queue.name}: {queue.depth} messages, {queue.grew} more at a second look")
+        if (queue.grew or 0) <= 0 or queue.taken != 0 or queue.name in unread_ones:
+            continue
+        value = f"{queue.name}: {queue.depth} messages, {queue.grew} more at a second look"
+        busy_for = _busy_for(queue.name, facts)
+        if busy_for is None:
+            yield Found(value)
+        else:
+            yield Found(
+                f"{value}; a job runs for {busy_for:.0f} s",
+                title="A queue grows while its workers are busy.",
+                fix="celery -A proj worker  # one more, if this goes on",
+                severity=INFO,
+            )
+
+
+def _busy_for(queue: str, facts: Facts) -> float | None:
+    """Return for how long the readers of a queue have worked; None if they do nothing, or hang."""
+    runs = [worker.longest_run for worker in readers(queue, facts) if worker.longest_run]
+    limit = longest(facts.settings.tasks)
+    is_hung = bool(limit) and max(runs, default=0) > limit
+    return None if not runs or is_hung else max(runs)
 
 
 @check(
