@@ -37,13 +37,17 @@ def new_ground(
 class TestInFullNumbers:
     """As many jobs and deaths as on Redis."""
 
-    def test_three_copies_of_a_message(self, calm):  # noqa: F811
+    def test_three_copies_of_a_message(self, campaign):  # noqa: F811
         """Three copies of each of 100 jobs, from four threads: one effect each."""
-        scenarios.three_copies_race(calm, 100)
+        campaign.worker(concurrency=4)
 
-    def test_three_messages_of_a_key(self, calm):  # noqa: F811
+        scenarios.three_copies_race(campaign, 100)
+
+    def test_three_messages_of_a_key(self, campaign):  # noqa: F811
         """Three messages for each of 100 keys: one effect each, and one answer for all."""
-        scenarios.three_messages_race(calm, 100)
+        campaign.worker(concurrency=4)
+
+        scenarios.three_messages_race(campaign, 100)
 
     def test_children_are_killed(self, campaign):  # noqa: F811
         """A SIGKILL of a random child each second over 300 jobs."""

@@ -122,6 +122,7 @@ class RabbitMQGround(Ground):
             self.vhost.url,
             results=self.records.url,
             queue_type=self.queue_type,
+            publishers="worker",
         )
         settings = {name: preset[name] for name in preset if name not in APPS_OWN}
         # Celery counts a job's own hard limit, if it is shorter than the soft one, from that on.

@@ -241,9 +241,9 @@ class VirtualHost:
         """What each queue holds, by name."""
         items = "[messages_ready, messages_unacknowledged, consumers]"
         rows = self.server.evaluate(
-            f"[begin [{{_, {{_, _, _, N}}}}, {{_, R}}, {{_, U}}, {{_, C}}] = "
-            f"rabbit_amqqueue:info(Q, [name | {items}]), [N, R, U, C] end "
-            f"|| Q <- rabbit_amqqueue:list({_binary(self.name)})]"
+            f"[[N, R, U, C] || Q <- rabbit_amqqueue:list({_binary(self.name)}), "
+            "[{_, {_, _, _, N}}, {_, R}, {_, U}, {_, C}] <- "
+            f"[catch rabbit_amqqueue:info(Q, [name | {items}])]]"  # one may go meanwhile
         )
         return {name: QueueState(*counts) for name, *counts in rows}
 
