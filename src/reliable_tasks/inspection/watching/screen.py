@@ -36,13 +36,13 @@ def screen(view: View, *, width: int) -> RenderableType:
         view: What happened.
         width: Columns of the screen.
     """
-    left, right = (_workers(view), _tasks(view)), (_events(view), _queues(view))
+    left, right = (_workers(view), "", _tasks(view)), (_events(view), "", _queues(view))
     notes = (Text(f"! {note}", style="yellow") for note in view.notes)
     if width < SIDE_BY_SIDE:
-        return Group(_headline(view), *left, *right, *notes)
+        return Group(_headline(view), "", *left, "", *right, *notes)
     grid = Table.grid(expand=False, padding=(0, 3))
     grid.add_row(Group(*left), Group(*right))
-    return Group(_headline(view), grid, *notes)
+    return Group(_headline(view), "", grid, *notes)
 
 
 def _headline(view: View) -> Text:
@@ -56,7 +56,10 @@ def _headline(view: View) -> Text:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=None,
+        padding=(0, 2, 0, 0),
+    )  # fmt: skip
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left", no_wrap=not place)
     return table
