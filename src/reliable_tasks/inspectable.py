@@ -18,7 +18,7 @@ from celery.worker.control import inspect_command
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.storage import place_of, prefix_of
 
-__all__ = ("COMMAND", "MARK", "about", "digest_of", "versions")
+__all__ = ("COMMAND", "FORMAT", "MARK", "about", "digest_of", "versions")
 
 COMMAND = "reliable_tasks_about"
 """A command of `celery inspect`, of workers whose ``stats`` have the mark."""
@@ -26,6 +26,8 @@ COMMAND = "reliable_tasks_about"
 MARK = "reliable_tasks"
 
 FORMAT = 1
+"""Of what `about` answers; whoever knows another one asks as if it were a plain worker."""
+
 SETTINGS = (
     "task_acks_late",
     "task_reject_on_worker_lost",

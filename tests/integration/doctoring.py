@@ -32,8 +32,8 @@ from tests.integration.apps.doctored import ROUTES, shop
 
 BUILTINS = "celery.app.builtins"
 WORKER = "tests.integration.apps.doctored_worker"
-PATIENCE = 1.0  # seconds for an answer of what is healthy
-LOOKS = 3  # a worker of a busy machine may answer too late
+PATIENCE = 0.6  # seconds for an answer of what is healthy
+LOOKS = 5  # a worker of a busy machine may answer too late
 IMPATIENCE = 0.5  # seconds for an answer of what never answers
 WRONG = "hush"  # password
 ALONE = "alone"  # the lane of those that are looked at after all others

@@ -12,7 +12,7 @@ from celery import Celery
 from reliable_tasks.broker.view import BrokerUnseen, management
 from reliable_tasks.doctor import probes
 from reliable_tasks.doctor.facts import Facts, Link
-from reliable_tasks.doctor.probes import probe
+from reliable_tasks.doctor.probes import probe, workers
 from reliable_tasks.doctor.reading import read
 from reliable_tasks.testing import (
     Sentinels,
@@ -28,6 +28,7 @@ from reliable_tasks.testing import (
 from reliable_tasks.testing.daemons import free_port
 from tests.integration.apps.doctored import shop
 
+WORKER = "tests.integration.apps.doctored_worker"
 PLAIN = "tests.integration.apps.plain"
 TIMEOUT = 0.5  # seconds
 MARGIN = 10.0  # for a busy machine
@@ -74,6 +75,24 @@ class TestWorkers:
         assert worker.digests is worker.clock_ahead is None
         assert any(process.name in gap.what for gap in facts.gaps)
         assert "pidbox command error" not in log
+
+    def test_a_worker_of_another_release(
+        self, valkey: Server, examined: list[Celery], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What it says of itself has another form: it is asked as a plain worker is."""
+        monkeypatch.setattr(workers, "FORMAT", -1)
+        valkey.ensure_running()
+        broker, results = valkey.new_database().url, valkey.new_database().url
+        app = shop(broker, results=results)
+        examined.append(app)
+        env = {"DOCTOR_BROKER": broker, "DOCTOR_RESULTS": results, "DOCTOR_FUSE": "none"}
+        with WorkerProcess(WORKER, pool="solo", env=env):
+            facts = facts_of(app, timeout=4)
+
+        [worker] = facts.workers or ()
+        assert worker.queues == {"jobs", "mail"}
+        assert worker.digests is None
+        assert any("of this release" in gap.why for gap in facts.gaps)
 
 
 class TestServers:

@@ -68,7 +68,8 @@ def _living(app: Any, settings: Settings, broker: Link | None, timeout: float) -
     """Look at queues and workers, unless the broker cannot be used."""
     living = Living()
     if broker is None or broker.trouble is not None:
-        living.gaps = [Gap(what, "the broker cannot be used") for what in ("queues", "workers")]
+        why = "the broker cannot be asked" if broker is None else "the broker cannot be used"
+        living.gaps = [Gap(what, why) for what in ("queues", "workers")]
         return living
     server = broker.redis.identity if broker.redis is not None else None
     question = partial(probe_living, app, settings, server, timeout, living)

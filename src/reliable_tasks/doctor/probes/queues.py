@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from reliable_tasks.doctor.probes.rabbit_queues import Counted, RabbitQueues
 
 __all__ = ("Looks", "first_look", "names_of")
 
+CELERYS_OWN = re.compile(r"celery_delayed_|celeryev|\.celery\.pidbox$")
+MOST = 500  # queues that nobody declares here
 LONGEST_WATCH = 1.2  # seconds; a heartbeat beats each 1.25 s at most
 UNLISTED = "queues that the app does not declare"
 
@@ -81,7 +84,10 @@ class _RabbitLooks:
         management = Management(address_of(connection, None), timeout)
         self._managed, self.gaps = _managed(management)
         self.alarms = _alarms(management)
-        self._before = self._queues.look({*names, *self._managed})
+        others = sorted(name for name in self._managed if not CELERYS_OWN.search(name))
+        if len(others) > MOST:
+            self.gaps.append(Gap(UNLISTED, f"only {MOST} of {len(others)} were looked at"))
+        self._before = self._queues.look({*names, *others[:MOST]})
 
     def again(self) -> tuple[list[Queue], Unacked | None]:
         after = self._queues.look(self._before)
@@ -91,7 +97,9 @@ class _RabbitLooks:
 
     def _described(self, name: str, counted: Counted) -> Queue:
         queue = self._queues.described(name, self._declared.get(name), counted)
-        queue = replace(queue, grew=counted.depth - self._before[name].depth)
+        before = self._before[name].depth
+        if counted.depth is not None and before is not None:
+            queue = replace(queue, grew=counted.depth - before)
         view = self._managed.get(name)
         if view is None:
             return queue

@@ -27,8 +27,8 @@ MOST_ARGUMENTS = 20
 class Counted:
     """A queue at one moment."""
 
-    depth: int
-    consumers: int
+    depth: int | None = None  # None: RabbitMQ does not tell, for it is another connection's
+    consumers: int | None = None
 
 
 class RabbitQueues:
@@ -56,6 +56,8 @@ class RabbitQueues:
                 _, depth, consumers = channel.queue_declare(name, passive=True)
             except NotFound:
                 return None
+            except ChannelError:
+                return Counted()
         return Counted(depth, consumers)
 
     def described(self, name: str, declared: Any, counted: Counted) -> Queue:

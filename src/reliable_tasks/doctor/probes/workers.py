@@ -11,7 +11,7 @@ from typing import Any
 from kombu.serialization import registry
 
 from reliable_tasks.doctor.facts import Gap, Worker
-from reliable_tasks.inspectable import COMMAND, MARK
+from reliable_tasks.inspectable import COMMAND, FORMAT, MARK
 
 __all__ = ("workers_at",)
 
@@ -91,25 +91,18 @@ def workers_at(
     """
     crowd = Crowd(app, connection, window)
     stats = crowd.ask("stats")
-    marked = {name for name, each in stats.items() if MARK in each}
+    begun = time()
+    answers = crowd.ask(COMMAND, [name for name, each in stats.items() if MARK in each])
+    told = {name: about for name, about in answers.items() if about.get("format") == FORMAT}
+    arrived = dict(crowd.arrived)
     found = [
-        *_told(crowd, stats, marked, server),
-        *_plain(crowd, stats, stats.keys() - marked, server),
+        *_plain(crowd, stats, stats.keys() - told.keys(), server),
+        *(
+            _worker(name, about, stats[name], server, about["now"] - (begun + arrived[name]) / 2)
+            for name, about in told.items()
+        ),
     ]
     return sorted(found, key=lambda worker: worker.name), crowd.gaps
-
-
-def _told(crowd: Crowd, stats: Replies, marked: set[str], server: str | None) -> Iterator[Worker]:
-    """Ask those that have our command."""
-    begun = time()
-    answers = crowd.ask(COMMAND, marked)
-    for name in marked:
-        about = answers.get(name)
-        if about is None:
-            yield Worker(name=name, server=server)
-        else:
-            middle = (begun + crowd.arrived[name]) / 2
-            yield _worker(name, about, stats[name], server, about["now"] - middle)
 
 
 def _worker(
@@ -148,7 +141,7 @@ def _plain(
     crowd.gaps.append(
         Gap(
             f"code, clock and releases of {', '.join(names)}",
-            "only a worker whose app was given to reliable_tasks.setup tells them",
+            "only a worker of this release, whose app was given to setup, tells them",
         )
     )
     answers = {command: crowd.ask(command, names) for command in PLAIN_COMMANDS}
