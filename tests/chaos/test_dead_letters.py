@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
+import sys
+import time
+
 import pytest
 
 from reliable_tasks.deadletter.collecting import collect, uncollected
+from reliable_tasks.deadletter.shelves import find
 from reliable_tasks.testing import RabbitMQServer, Server, eventually
-from tests.integration.apps.dying import WAYS, dies
-from tests.integration.campaign import Campaign, running
+from tests.integration.apps.dying import ALL, WAYS, cure, dies, guarded_hopeless, hopeless
+from tests.integration.apps.guarded import settings_env
+from tests.integration.campaign import Campaign, names, running
 from tests.integration.dying import TASKS, cured, has_letter, letter_of, quarantined
 from tests.integration.grounds import RabbitMQGround, RedisGround
 
+JOBS = 60
+OPERATOR = "tests.integration.operating"
 
-@pytest.fixture(params=["redis", "quorum", "classic"])
+
+@pytest.fixture(params=["redis", "rabbitmq quorum", "rabbitmq classic"])
 def campaign(request, valkey: Server, ledger, worker):
     """A campaign on each broker, with no worker yet."""
     valkey.ensure_running()
     ground = RedisGround(valkey.new_database())
     if request.param != "redis":
-        rabbitmq = request.getfixturevalue("rabbitmq")
+        rabbitmq, kind = request.getfixturevalue("rabbitmq"), request.param.split()[1]
         rabbitmq.ensure_running()
-        ground = RabbitMQGround(rabbitmq.new_vhost(), valkey.new_database(), request.param)
+        ground = RabbitMQGround(rabbitmq.new_vhost(), valkey.new_database(), kind)
     with running(ground, ledger, worker) as campaign:
         yield campaign
 
@@ -35,6 +46,38 @@ def test_every_way_to_die(campaign: Campaign, way: str) -> None:
     kept = quarantined(campaign, way, machines=is_machine)
 
     cured(campaign, kept)
+
+
+@pytest.mark.timeout(300)
+def test_operators_who_are_killed(campaign: Campaign) -> None:
+    """Two operators at once, each killed wherever it is: no job is lost, and none doubled."""
+    campaign.worker(arguments=TASKS, concurrency=4)
+    jobs = [*names("guarded", JOBS), *names("plain", JOBS)]
+    for job in jobs:
+        task = guarded_hopeless if job.startswith("guarded") else hopeless
+        campaign.app.send_task(task.name, (job,), task_id=job)
+    eventually(lambda: len(find(campaign.app).kept) == len(jobs), timeout=90)
+    cure(campaign.ledger, ALL).touch()
+    env = {**os.environ, **campaign.ground.env, **settings_env(campaign.settings)}
+
+    rounds = 0
+    while find(campaign.app).kept:
+        rounds += 1
+        operators = [
+            subprocess.Popen([sys.executable, "-m", OPERATOR], env=env, stdout=subprocess.PIPE)
+            for _ in range(2)
+        ]
+        for operator in operators:
+            assert operator.stdout.readline() == b"begins\n"
+        for operator in operators:
+            time.sleep(random.uniform(0.0, 0.15))
+            operator.kill()
+            operator.communicate()
+    eventually(lambda: len(campaign.ledger.counts()) == len(jobs), timeout=60)
+    campaign.wait_settled([])
+
+    assert rounds > 2, "nobody was killed"
+    assert campaign.ledger.counts() == dict.fromkeys(jobs, 1)
 
 
 def test_a_delivery_limit_below_the_deaths(

@@ -18,6 +18,7 @@ from reliable_tasks.testing import Ledger
 from tests.integration.apps.guarded import begin
 
 MEGABYTE = 1_000_000
+ALL = "all"  # cures all jobs of `hopeless` and `guarded_hopeless`
 
 
 def cure(ledger: Ledger, job: str) -> Path:
@@ -82,15 +83,26 @@ def dies(self: Any, job: str, way: str) -> str:
     return job
 
 
+def _hopes(job: str) -> str:
+    ledger = Ledger.from_environment()
+    if not any(cure(ledger, each).exists() for each in (job, ALL)):
+        raise ConnectionError("the gateway is down")
+    ledger.effect(job)
+    return job
+
+
 @shared_task(bind=True)
 @retry_task(on=ConnectionError, attempts=2, max_wait=0.1, dead_letter=True)
 def hopeless(self: Any, job: str) -> str:
     """Fail until it is cured; no guard stands before it."""
-    ledger = Ledger.from_environment()
-    if not cure(ledger, job).exists():
-        raise ConnectionError("the gateway is down")
-    ledger.effect(job)
-    return job
+    return _hopes(job)
+
+
+@shared_task(base=IdempotentTask, bind=True)
+@retry_task(on=ConnectionError, attempts=1, dead_letter=True)
+def guarded_hopeless(self: Any, job: str) -> str:
+    """Fail until it is cured, behind a guard."""
+    return _hopes(job)
 
 
 @shared_task
