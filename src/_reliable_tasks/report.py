@@ -32,7 +32,8 @@ INTERVAL = 2.0  # seconds from one report of a worker to the next
 FORGOTTEN = 3_600.0  # seconds; reports of that age are of workers that were killed
 
 _VERSION = 1
-_ENDING = ".json"
+_ENDING = ".alive.json"
+_ROOT = 0
 
 
 class Report(NamedTuple):
@@ -86,11 +87,11 @@ def write(path: str, report: Report) -> None:
     Replace the file by *report* in one step.
 
     Raises:
-        OSError: The directory cannot be made, is another user's, or is full.
+        OSError: The directory cannot be made, is another user's (who is not root), or is full.
     """
     directory = os.path.dirname(path)
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    if os.stat(directory).st_uid != os.getuid():
+    if os.stat(directory).st_uid not in {os.getuid(), _ROOT}:
         raise PermissionError(f"{directory} belongs to another user")
     fresh = f"{path}.{report.pid}"
     with open(fresh, "w", encoding="utf-8") as file:
@@ -133,5 +134,5 @@ def erase_forgotten(directory: str) -> None:
     """Remove the files of workers that were killed an hour ago, or before."""
     for path in report_paths(directory):
         with suppress(OSError):
-            if time() - os.stat(path).st_mtime > FORGOTTEN:
+            if time() - os.stat(path).st_mtime > FORGOTTEN and read(path) is not None:
                 os.unlink(path)

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from _reliable_tasks.alive import judge, look
 from _reliable_tasks.probe import main
-from _reliable_tasks.report import Report, read, report_path, write
+from _reliable_tasks.report import Report, erase_forgotten, read, report_path, write
 from reliable_tasks.commands import reliable
 from reliable_tasks.liveness.beats import Beats
 from reliable_tasks.liveness.sample import Run, Sample, hangs, idle_since
@@ -195,7 +195,7 @@ def test_a_directory_that_cannot_be_written(
 ) -> None:
     """It is said once, and the worker goes on."""
     (tmp_path / "file").touch()
-    watch = Watch(Hands(), "shop@here", str(tmp_path / "file" / "shop.json"))
+    watch = Watch(Hands(), "shop@here", str(tmp_path / "file" / "shop.alive.json"))
 
     watch.start()
     eventually(lambda: caplog.messages)
@@ -242,6 +242,35 @@ def test_a_report_comes_back_as_it_was(folder: str) -> None:
     assert Path(path).parent == Path(folder)
     assert read(path) == whole
     assert Path(folder).stat().st_mode & 0o077 == 0
+
+
+def test_the_reports_of_killed_workers_go(folder: str) -> None:
+    """After an hour, when the next worker starts; other files of the directory are left alone."""
+    report(folder, "dead@here", pid=NOBODY)
+    report(folder, "young@here", pid=NOBODY)
+    (Path(folder) / "other.json").write_text("{}")
+    (Path(folder) / "other.alive.json").write_text("{}")
+    for name in ("dead@here.alive.json", "other.json", "other.alive.json"):
+        os.utime(Path(folder) / name, (1, 1))
+
+    erase_forgotten(folder)
+
+    assert sorted(path.name for path in Path(folder).iterdir()) == [
+        "other.alive.json", "other.json", "young@here.alive.json",
+    ]  # fmt: skip
+
+
+def test_a_directory_of_another_user(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written there: who made it first could change the reports. Root may."""
+    Path(folder).mkdir()
+    owner = Path(folder).stat().st_uid
+    monkeypatch.setattr("_reliable_tasks.report._ROOT", owner)
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    write(report_path(folder, "shop@here"), WELL)
+    monkeypatch.setattr("_reliable_tasks.report._ROOT", owner + 2)
+
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        write(report_path(folder, "shop@here"), WELL)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 2}', '{"version": 1}', "{"])
