@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -119,15 +120,39 @@ def test_an_alert_sees_the_first_event(app: Celery, metrics: Metrics) -> None:
     assert "celery." not in text
 
 
-def test_gauges_of_dead_processes_are_found(tmp_path: Path) -> None:
-    """However a process ended, what it said of its present is taken off; its counts stay."""
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    for name in ("gauge_livesum", "gauge_livemax", "gauge_sum", "counter"):
-        for pid in (os.getpid(), ended.pid):
-            (tmp_path / f"{name}_{pid}.db").touch()
+@pytest.fixture
+def ended() -> int:
+    """The id of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
-    assert dead_processes(tmp_path) == {ended.pid}
+
+@pytest.fixture
+def directory(tmp_path: Path, ended: int) -> Path:
+    """What this process and a dead one have left behind."""
+    for name in ("gauge_livesum", "gauge_livemax", "gauge_sum", "counter"):
+        for pid in (os.getpid(), ended):
+            (tmp_path / f"{name}_{pid}.db").touch()
+    return tmp_path
+
+
+def test_gauges_of_dead_processes_are_found(directory: Path, ended: int) -> None:
+    """However a process ended, it says nothing of the present any more."""
+    assert dead_processes(directory) == {ended}
+
+
+def test_a_worker_begins_without_the_gauges_of_the_dead(
+    app: Celery, directory: Path, ended: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child with the id of a dead one does not go on with its leases; counts go on."""
+    monkeypatch.setenv(DIRECTORY, str(directory))
+
+    EndpointStep(parent_of(app, PreforkPool))
+
+    left = {file.stem for file in directory.iterdir() if file.stem.endswith(f"_{ended}")}
+    assert left == {f"gauge_sum_{ended}", f"counter_{ended}"}
+    assert (directory / f"gauge_livesum_{os.getpid()}.db").exists()
 
 
 def test_a_silent_broker_fails_no_scrape(app: Celery, caplog: Any) -> None:
@@ -211,3 +236,12 @@ def test_dashboard_is_well_formed() -> None:
     assert len(set(places)) == len(places)
     assert max(x for x, _ in places) == 23
     assert all(panel["type"] == "row" or panel["targets"] for panel in panels)
+
+
+def test_every_alert_is_in_the_runbook() -> None:
+    """Who is woken finds the alert's name, and what to do."""
+    names = re.findall(r"alert: (\w+)", (PROJECT / "docs/grafana/alerts.yml").read_text())
+    runbook = (PROJECT / "docs/how-to/runbook.md").read_text()
+
+    assert len(names) > 10
+    assert [name for name in names if f"`{name}`" not in runbook] == []

@@ -20,10 +20,12 @@ from reliable_tasks import IdempotentTask, storage
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.storage import Place, place_of, prefix_of
+from reliable_tasks.stores import opening
 from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.stores.opening import open_store
 from reliable_tasks.stores.redis import RedisStore
 from reliable_tasks.worker import check
+from tests.forked import in_child
 
 AMQP = {"broker_url": "amqp://localhost//"}
 SECRET = "s3cret-w0rd"
@@ -400,3 +402,11 @@ def test_importing_and_declaring_connects_to_nothing():
     )
 
     assert (done.stdout.strip(), done.returncode) == ("nothing", 0), done.stderr
+
+
+def test_a_child_can_open_whatever_another_thread_did() -> None:
+    """A process that was forked while a thread opened a store is not locked out for ever."""
+    with opening._opening:
+        [identity] = in_child(lambda: [open_store("redis://localhost:1/0").identity])
+
+    assert identity == open_store("redis://localhost:1/0").identity

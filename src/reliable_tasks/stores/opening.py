@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any
@@ -27,6 +28,15 @@ _Opened = dict[tuple[float, str], Store]
 _by_url: dict[str, _Opened] = {}
 _by_client: WeakKeyDictionary[Any, _Opened] = WeakKeyDictionary()
 _opening = Lock()
+
+
+def _renew_lock() -> None:
+    """Free it in a forked child: the thread that held it, if one did, is not there."""
+    global _opening
+    _opening = Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def open_store(place: Any, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> Store:

@@ -55,6 +55,7 @@ class EndpointStep(bootsteps.StartStopStep):
         self._has_children = issubclass(parent.pool_cls, PreforkPool)
         if self._has_children:
             check_directory(is_served=self._endpoint.port is not None)
+            forget_dead_processes()  # a container's next life has the same process ids
         self._endpoint.metrics.begin(parent.app.tasks.values())
 
     def start(self, parent: Any) -> None:
@@ -113,15 +114,20 @@ def check_directory(*, is_served: bool) -> None:
 class WorkerCollector(Collector):
     """What all processes of a worker have counted, those that live and those that died."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._all = MultiProcessCollector(None, path)
+    def __init__(self) -> None:
+        self._all = MultiProcessCollector(None)
 
     def collect(self) -> Any:
         """Leave out what dead processes say of *now*, then add up."""
-        for pid in dead_processes(Path(self._path)):
-            mark_process_dead(pid, self._path)
+        forget_dead_processes()
         return self._all.collect()
+
+
+def forget_dead_processes() -> None:
+    """Take off what processes that are gone say of their present; what they counted stays."""
+    path = os.environ.get(DIRECTORY)
+    for pid in dead_processes(Path(path)) if path else ():
+        mark_process_dead(pid, path)
 
 
 def dead_processes(path: Path) -> set[int]:
@@ -151,7 +157,7 @@ def registry_of(app: Any, own: CollectorRegistry | None) -> CollectorRegistry:
     """
     registry = CollectorRegistry()
     if own is None:
-        registry.register(WorkerCollector(os.environ[DIRECTORY]))
+        registry.register(WorkerCollector())
     else:
         registry.register(own)
     registry.register(AskingCollector(app))
