@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import kombu
 import pytest
@@ -14,6 +17,7 @@ from reliable_tasks.doctor import probes
 from reliable_tasks.doctor.facts import Facts, Link
 from reliable_tasks.doctor.probes import probe, workers
 from reliable_tasks.doctor.reading import read
+from reliable_tasks.inspectable import COMMAND
 from reliable_tasks.testing import (
     Sentinels,
     Server,
@@ -76,19 +80,25 @@ class TestWorkers:
         assert any(process.name in gap.what for gap in facts.gaps)
         assert "pidbox command error" not in log
 
-    def test_a_worker_of_another_release(
-        self, valkey: Server, examined: list[Celery], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.hooks
+    def test_what_a_worker_says_of_itself(
+        self, examined: list[Celery], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What it says of itself has another form: it is asked as a plain worker is."""
-        monkeypatch.setattr(workers, "FORMAT", -1)
-        valkey.ensure_running()
-        broker, results = valkey.new_database().url, valkey.new_database().url
-        app = shop(broker, results=results)
-        examined.append(app)
-        env = {"DOCTOR_BROKER": broker, "DOCTOR_RESULTS": results, "DOCTOR_FUSE": "none"}
-        with WorkerProcess(WORKER, pool="solo", env=env):
-            facts = facts_of(app, timeout=4)
+        """It holds no password. Whoever says it in another form is asked as a plain worker."""
+        with valkey_server(password="secret") as server:
+            broker, results = server.new_database(), server.new_database()
+            app = shop(broker.url, results=results.url)
+            examined.append(app)
+            env = {"DOCTOR_BROKER": broker.url, "DOCTOR_RESULTS": results.url}
+            with WorkerProcess(WORKER, pool="solo", env={**env, "DOCTOR_FUSE": "none"}):
+                reply = app.control.broadcast(COMMAND, reply=True, limit=1, timeout=20)
+                monkeypatch.setattr(workers, "FORMAT", -1)
+                facts = facts_of(app, timeout=4)
 
+        [about] = reply[0].values()
+        assert about["broker"]["virtual_host"] == str(broker.number)
+        assert about["tasks"].keys() == {"shop.charge", "shop.greet", "shop.haunt", "shop.wait"}
+        assert "secret" not in repr(reply) + repr(facts)
         [worker] = facts.workers or ()
         assert worker.queues == {"jobs", "mail"}
         assert worker.digests is None
@@ -116,6 +126,24 @@ class TestServers:
         whats = {gap.what for gap in facts.gaps}
         assert {"what Redis says of itself", "workers at other databases of this Redis"} <= whats
         assert "secret" not in repr(facts)
+
+    def test_the_acl_page_names_its_rights(self, examined: list[Celery]) -> None:
+        """With what the page adds to the rights of Celery itself, nothing is left unseen."""
+        page = (Path(__file__).parents[2] / "docs" / "reference" / "acl.md").read_text()
+        [added] = re.findall(r"```text\n(.*)\n```", page.partition("## The doctor")[2])[:1]
+        dangerous = "-@dangerous -@admin -scan"
+        with valkey_server(
+            acl=["user default off", f"user shop on >secret ~* &* +@all {dangerous} {added}"]
+        ) as server:
+            url = server.url_for(1, username="shop", password="secret")
+            app = shop(url, results=server.url_for(2, username="shop", password="secret"))
+            examined.append(app)
+            facts = facts_of(app)
+
+        assert facts.gaps == ()
+        assert facts.broker is not None
+        assert facts.broker.redis is not None
+        assert None not in dataclasses.astuple(facts.broker.redis)
 
     def test_all_are_silent(self, examined: list[Celery]) -> None:
         """Broker, results and records are asked at once, and the whole has an end."""
