@@ -275,6 +275,20 @@ class TestRabbitMQ:
                 with publisher(preset) as app, pytest.raises(OperationalError, match=reason):
                     app.send_task("pay", ("a",))
 
+    @pytest.mark.chaos
+    def test_countdowns_for_queues_that_nobody_reads_yet(
+        self, vhost: VirtualHost, valkey: Server, worker: StartWorker, ledger: Ledger
+    ) -> None:
+        """The first worker reads one queue and declares all: a countdown for another is kept."""
+        valkey.ensure_running()
+        env = environment(vhost.url, valkey.new_database().url)
+        worker(APP, env=env, queues=["jobs"])
+        with publisher(presets.rabbitmq(vhost.url, queues=("jobs", "mail"))) as app:
+            app.send_task(f"{APP}.pay", ("later",), queue="mail", countdown=1)
+            eventually(lambda: vhost.queues()["mail"].ready == 1, message="its time comes")
+            worker(APP, env=env, queues=["mail"])
+            eventually(lambda: ledger.counts() == {"later": 1}, timeout=60)
+
     @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
     def test_a_queue_of_another_type_is_explained(
         self, vhost: VirtualHost, queue_type: Literal["quorum", "classic"]

@@ -276,15 +276,19 @@ def test_limits_of_a_task_are_said(app: Celery) -> None:
     @app.task(name="early", acks_late=False, shared=False)
     def early() -> None: ...
 
-    @app.task(name="short", time_limit=60, acks_late=True, shared=False)
+    @app.task(name="short", time_limit=60, soft_time_limit=50, acks_late=True, shared=False)
     def short() -> None: ...
+
+    @app.task(name="late", time_limit=60, shared=False)
+    def late() -> None: ...
 
     found = "\n".join(task_conflicts(PRESET, app.tasks.values()))
 
     assert "long has time_limit=900, the preset says 630: " in found
     assert "long has soft_time_limit=800, the preset says 600: " in found
     assert "early has acks_late=False" in found
-    assert len(found.splitlines()) == 3  # and nothing of what the app's settings say
+    assert "late has time_limit=60 below its soft limit, 600: Celery refuses" in found
+    assert len(found.splitlines()) == 4  # and nothing of what the app's settings say
     assert list(task_conflicts(dict(PRESET), app.tasks.values())) == []
 
 

@@ -84,22 +84,33 @@ def task_conflicts(preset: Mapping[str, Any], tasks: Iterable[Any]) -> Iterator[
     if not isinstance(preset, Preset):
         return
     for task in tasks:
-        if task.name.startswith(CELERYS_OWN):
-            continue
-        for limit, setting in LIMITS.items():
-            ours, own = preset.get(setting), getattr(task, limit)
-            is_own = isinstance(own, int | float) and own != task.app.conf[setting]
-            if is_own and ours is not None and own > ours:
-                yield (
-                    f"{task.name} has {limit}={own:g}, the preset says {ours:g}: neither the "
-                    "broker's time-outs nor the records are made for a task that long. Say so in "
-                    "longest_task, or take the option away."
-                )
-        if task.app.conf.task_acks_late and not task.acks_late:
+        if not task.name.startswith(CELERYS_OWN):
+            yield from _of_task(preset, task)
+
+
+def _of_task(preset: Preset, task: Any) -> Iterator[str]:
+    conf = task.app.conf
+    for limit, setting in LIMITS.items():
+        ours, own = preset.get(setting), getattr(task, limit)
+        is_own = isinstance(own, int | float) and own != conf[setting]
+        if is_own and ours is not None and own > ours:
             yield (
-                f"{task.name} has acks_late=False: a worker that dies takes its jobs with it. Take "
-                "the option away."
+                f"{task.name} has {limit}={own:g}, the preset says {ours:g}: neither the broker's "
+                "time-outs nor the records are made for a task that long. Say so in longest_task, "
+                "or take the option away."
             )
+    hard, soft = task.time_limit, task.soft_time_limit or conf.task_soft_time_limit
+    if isinstance(hard, int | float) and isinstance(soft, int | float) and hard < soft:
+        yield (
+            f"{task.name} has time_limit={hard:g} below its soft limit, {soft:g}: Celery refuses "
+            "its publishes, and where it does not, the hard limit counts from the soft one on. "
+            "Give it a soft_time_limit as well."
+        )
+    if conf.task_acks_late and not task.acks_late:
+        yield (
+            f"{task.name} has acks_late=False: a worker that dies takes its jobs with it. Take the "
+            "option away."
+        )
 
 
 def _said(row: Row, value: Any) -> str:

@@ -85,7 +85,8 @@ def rabbitmq(
         queue_type: ``"quorum"`` or ``"classic"``.
         store: A Redis for the records of `IdempotentTask`, if not that of the results.
         sentinel_master: The name of the primary, if the results are behind sentinels.
-        ca_certs: File with the authority of the servers' certificates, for TLS.
+        ca_certs: File with the authority of the servers' certificates, beside an address with
+            TLS; the system's authorities if left out.
         consumer_timeout: Seconds; derived if left out.
         delivery_limit: Deliveries of one message after which a quorum queue gives it to the
             queue of dead letters.

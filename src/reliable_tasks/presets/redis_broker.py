@@ -40,7 +40,7 @@ KOMBU = "Kombu, transport/redis.py"
 
 
 def redis(
-    url: str,
+    url: str | Sequence[str],
     *,
     longest_task: Seconds = 600,
     longest_countdown: Seconds = 3600,
@@ -64,7 +64,7 @@ def redis(
 
     Args:
         url: ``redis://``, ``rediss://`` (TLS), ``redis+socket://``, or sentinels:
-            ``sentinel://host:26379/0;sentinel://host:26379/0``.
+            ``sentinel://host:26379/0;sentinel://host:26379/0``, or a list of those.
         longest_task: Seconds that a task may run; it is told to end then, and killed 30 s later.
         longest_countdown: The longest countdown or ETA that is ever published, in seconds. Retries
             with `retry_task` do not count: those go in hops.
@@ -79,8 +79,8 @@ def redis(
         queues: Names of the queues; the first is the default one.
         store: A Redis for the records of `IdempotentTask`, if not the broker.
         sentinel_master: The name under which the sentinels know the primary.
-        ca_certs: File with the authority of the server's certificate, for TLS; the system's
-            authorities if left out.
+        ca_certs: File with the authority of the server's certificate, beside an address with TLS;
+            the system's authorities if left out.
         visibility_timeout: Seconds; derived if left out.
         heartbeat: Rely on the heartbeat that `setup` gives to workers: the visibility timeout is
             60 s then, or what you say from 5 s. Only once every worker of this Redis database has
