@@ -57,7 +57,8 @@ class Shop:
 
     def run(self, *words: str, answer: str = "") -> Result:
         context = CLIContext(app=self.app, no_color=True, workdir=None)
-        return CliRunner().invoke(reliable, list(words), obj=context, input=answer)
+        width = {"COLUMNS": "120"}
+        return CliRunner().invoke(reliable, list(words), obj=context, input=answer, env=width)
 
 
 @pytest.fixture
