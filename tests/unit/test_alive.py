@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from _reliable_tasks.alive import judge, look
 from _reliable_tasks.probe import main
 from _reliable_tasks.report import Report, erase_forgotten, read, report_path, write
 from reliable_tasks.commands import reliable
+from reliable_tasks.leases import Lease, LeaseKeeper
 from reliable_tasks.liveness.beats import Beats
 from reliable_tasks.liveness.sample import Run, Sample, hangs, idle_since
 from reliable_tasks.liveness.watch import Watch
@@ -216,6 +218,20 @@ def test_beats_of_other_processes() -> None:
     os.waitpid(child, 0)
 
     assert beats.collect().keys() == {child}
+
+
+def test_the_thread_that_renews_beats() -> None:
+    """At each of its turns: as long as leases are renewed, their process is known to live."""
+    keeper, turned = LeaseKeeper(), threading.Event()
+    keeper.on_turn = turned.set
+    lease = Lease(None, "a", 1, lease_ms=100)
+
+    keeper.hold(lease)
+    assert turned.wait(30)
+    turned.clear()
+    assert turned.wait(30)
+
+    keeper.let_go(lease)
 
 
 # --- files and commands -------------------------------------------------------------------
