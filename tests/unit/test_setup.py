@@ -161,7 +161,7 @@ CONFLICTS: dict[str, tuple[dict[str, Any], str | None]] = {
     ),
     "none": (
         {"broker_transport_options": {}},
-        "broker_transport_options have no visibility_timeout, unacked_restore_interval, unacked_",
+        "broker_transport_options have no visibility_timeout, ",
     ),
     "a password": (
         {"broker_transport_options": {**OPTIONS, "socket_timeout": {"password": "hush"}}},
