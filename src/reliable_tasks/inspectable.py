@@ -18,7 +18,7 @@ from celery.worker.control import inspect_command
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.storage import place_of, prefix_of
 
-__all__ = ("COMMAND", "FORMAT", "MARK", "about", "digest_of", "versions")
+__all__ = ("COMMAND", "FORMAT", "MARK", "SETTINGS", "about", "digest_of", "versions")
 
 COMMAND = "reliable_tasks_about"
 """A command of `celery inspect`, of workers whose ``stats`` have the mark."""

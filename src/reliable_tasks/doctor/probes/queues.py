@@ -12,7 +12,7 @@ from reliable_tasks.broker.view.management import Managed, Management, address_o
 from reliable_tasks.doctor.facts import Gap, Queue, Settings, Unacked
 from reliable_tasks.doctor.probes.rabbit_queues import Counted, RabbitQueues
 
-__all__ = ("Looks", "first_look", "names_of")
+__all__ = ("Looks", "first_look")
 
 CELERYS_OWN = re.compile(r"celery_delayed_|celeryev|\.celery\.pidbox$")
 MOST = 500  # queues that nobody declares here
@@ -41,7 +41,7 @@ def first_look(app: Any, settings: Settings, connection: Any, timeout: float) ->
         connection: Kombu's, open.
         timeout: Seconds for each answer.
     """
-    names = names_of(settings)
+    names = _names(settings)
     driver = connection.transport.driver_type
     if driver == "redis":
         return _RedisLooks(connection, names)
@@ -50,7 +50,7 @@ def first_look(app: Any, settings: Settings, connection: Any, timeout: float) ->
     return None
 
 
-def names_of(settings: Settings) -> list[str]:
+def _names(settings: Settings) -> list[str]:
     """Return every queue that the app declares, or sends to."""
     used = {each.queue for each in settings.tasks} | {each.queue for each in settings.entries}
     return sorted({*(each.name for each in settings.declared), *(name for name in used if name)})
@@ -71,10 +71,10 @@ class _RedisLooks:
 
     def again(self) -> tuple[list[Queue], Unacked | None]:
         found, unacked = self._queues.compared(self._before), self._queues.unacked()
-        if not (self._unacked.redelivered or unacked.redelivered):
-            return found, unacked
-        rates = self._queues.redeliveries(LONGEST_WATCH)
-        return [replace(each, redeliveries=rates.get(each.name)) for each in found], unacked
+        rates: Mapping[str, float] = {}
+        if self._unacked.redelivered or unacked.redelivered:
+            rates = self._queues.redeliveries(LONGEST_WATCH)
+        return [replace(each, redeliveries=rates.get(each.name, 0.0)) for each in found], unacked
 
 
 class _RabbitLooks:

@@ -18,8 +18,6 @@ UNLIKE = re.compile(
     r"inequivalent arg '(?P<name>[^']+)'.*"
     r"but current is (?:the value '(?P<value>[^']*)'|(?P<bare>[^\s']+)|'(?P<quoted>[^']*)')"
 )
-
-
 MOST_ARGUMENTS = 20
 
 
@@ -94,6 +92,8 @@ class RabbitQueues:
                     return None
                 else:
                     return dict(queue.queue_arguments)
+            if corrected == queue.queue_arguments:
+                return None
             queue.queue_arguments = corrected
             if not all(name.startswith("x-") for name in corrected):
                 return corrected  # such as durable, which is none of the arguments

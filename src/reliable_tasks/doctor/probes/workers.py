@@ -11,21 +11,12 @@ from typing import Any
 from kombu.serialization import registry
 
 from reliable_tasks.doctor.facts import Gap, Worker
-from reliable_tasks.inspectable import COMMAND, FORMAT, MARK
+from reliable_tasks.inspectable import COMMAND, FORMAT, MARK, SETTINGS
 
 __all__ = ("workers_at",)
 
 LATE = 1.0  # seconds; before Kombu 5.6 an answer waits for the end of the last look for one
 PLAIN_COMMANDS = ("active_queues", "registered", "conf", "active", "reserved")
-COMPARED = (
-    "task_acks_late",
-    "task_reject_on_worker_lost",
-    "task_soft_time_limit",
-    "task_time_limit",
-    "worker_pool",
-    "worker_prefetch_multiplier",
-    "worker_soft_shutdown_timeout",
-)
 Replies = dict[str, Any]
 
 
@@ -168,7 +159,7 @@ def _plain_worker(
         database=_database(broker),
         prefix=str(options.get("global_keyprefix") or ""),
         accepts=_accepts(own["conf"]),
-        has_heartbeat=False,
+        has_heartbeat=None if MARK in stats else False,  # of another release of ours
         longest_run=_longest_run(own["active"]),
         reserved=None if own["reserved"] is None else len(own["reserved"]),
         conf=_conf(own["conf"], options),
@@ -179,7 +170,7 @@ def _conf(conf: Mapping[str, Any] | None, options: Mapping[str, Any]) -> dict[st
     """Return what is compared of what a worker sets; what it leaves at its default is not told."""
     if conf is None:
         return None
-    return {**{name: conf[name] for name in COMPARED if name in conf}, **_transport(options)}
+    return {**{name: conf[name] for name in SETTINGS if name in conf}, **_transport(options)}
 
 
 def _accepts(conf: Mapping[str, Any] | None) -> frozenset[str] | None:
