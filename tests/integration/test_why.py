@@ -138,6 +138,7 @@ def test_retry_is_counted_and_timed(place):
         assert 0 < verdict.facts["next_at"] - verdict.now <= 600
 
 
+@pytest.mark.hooks
 def test_eta_is_told_with_the_worker_that_holds_it(place):
     """Of a job that waits for its time both are known."""
     verdict = place.becomes("later", Standing.SCHEDULED, lambda seen: "worker" in seen.facts)

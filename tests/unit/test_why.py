@@ -363,6 +363,24 @@ ROWS = {
         Standing.RETRYING,
         "It is tried again: its next attempt.",
     ),
+    "retrying, by the recorder of a plain task": Row(
+        {
+            "jots": (
+                jot("started", ago=16),
+                jot("retrying", ago=15, attempt=1, wait=20.0),
+                jot("published", ago=14, retries=1, eta=iso(5)),
+                jot("ended", ago=13, state="RETRY"),
+            )
+        },
+        Standing.RETRYING,
+        "It is tried again: attempt 2 in 5 s",
+    ),
+    "waits for its ETA, by the recorder": Row(
+        {"jots": (jot("published", queue="celery", eta=iso(60)),), "gaps": (UNSEARCHED,)},
+        Standing.SCHEDULED,
+        "It waits for its time, in 60 s (2026-11-21 18:01:00 UTC); the broker or a worker holds "
+        "its message.",
+    ),
     "retrying, by the recorder": Row(
         {"jots": (jot("retrying", attempt=1, wait=15.0),)},
         Standing.RETRYING,
@@ -485,6 +503,11 @@ ROWS = {
         Standing.PUBLISHED,
         "It was published to the queue celery, 10 s ago (2026-11-21 17:59:50 UTC); no worker has "
         "noted it since.",
+    ),
+    "published, and due": Row(
+        {"jots": (jot("published", queue="celery", eta=iso(0)),), "gaps": (UNSEARCHED,)},
+        Standing.PUBLISHED,
+        "no worker has noted it since.",
     ),
     "the job of which others are duplicates": Row(
         {"sightings": (queued(),), "jots": (jot("suppressed"), jot("suppressed"))},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import re
 import threading
 from collections.abc import Callable, Mapping
 from time import time
@@ -20,6 +21,7 @@ from reliable_tasks.task import IdempotentTask
 
 __all__ = ("HEARD", "listen", "uid_of")
 
+_DELAY = re.compile(r"^(?:[01]\.)+(?=[^.])")  # what RabbitMQ's delayed delivery writes before a key
 _recorded: WeakSet[Any] = WeakSet()
 
 
@@ -118,7 +120,7 @@ class Recorder:
             "published",
             at=at if begun == about["id"] else None,
             task=str(sender),
-            queue=str(routing_key or ""),
+            queue=_DELAY.sub("", str(routing_key or "")),
             eta=about.get("eta"),
             expires=about.get("expires"),
             retries=about.get("retries") or None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reliable_tasks.broker.view.amqp_broker import delayed_queues
 from reliable_tasks.broker.view.opening import view_of
 from reliable_tasks.broker.view.seen import (
     BrokerUnseen,
@@ -12,4 +13,13 @@ from reliable_tasks.broker.view.seen import (
     Sighting,
 )
 
-__all__ = ("BrokerUnseen", "BrokerView", "Held", "QueueView", "Search", "Sighting", "view_of")
+__all__ = (
+    "BrokerUnseen",
+    "BrokerView",
+    "Held",
+    "QueueView",
+    "Search",
+    "Sighting",
+    "delayed_queues",
+    "view_of",
+)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from kombu.exceptions import ChannelError
+from kombu.transport.native_delayed_delivery import MAX_LEVEL, level_name
 
 from reliable_tasks.broker.view.line import Line
 from reliable_tasks.broker.view.management import Managed, Management
 from reliable_tasks.broker.view.seen import LIMIT, BrokerUnseen, Held, QueueView, Search
 
-__all__ = ("AmqpView", "PlainView")
+__all__ = ("AmqpView", "PlainView", "delayed_queues")
 
 CANNOT_SEARCH = (
     "RabbitMQ lets nobody look into a queue without taking messages out, which would count as "
@@ -102,6 +104,13 @@ class AmqpView(PlainView):
             return self._management.queues()
         except BrokerUnseen:
             return None
+
+
+def delayed_queues(app: Any) -> list[str]:
+    """Return the queues in which RabbitMQ holds messages until their time, if *app* uses them."""
+    queues = app.amqp.queues.values()
+    uses = any((each.queue_arguments or {}).get("x-queue-type") == "quorum" for each in queues)
+    return [level_name(level) for level in range(MAX_LEVEL + 1)] if uses else []
 
 
 def _with(queue: QueueView, managed: Managed | None) -> QueueView:

@@ -448,19 +448,23 @@ def _goes_on_by_jots(seen: Evidence) -> _Answer | None:
     if standing is None:
         return None
     due = _plus_wait(last) or seconds_of(last.details.get("eta"))
+    if standing is Standing.PUBLISHED and due is not None and due > seen.now:
+        standing = Standing.SCHEDULED
     return _Answer(
         standing,
         "flight recorder",
         _known(
             at=last.at,
-            worker=None if last.event == "published" else last.where or None,
+            worker=(last.where or None) if standing in _IN_HAND else None,
             queue=last.details.get("queue"),
             next_at=due,
-            eta=due if standing is Standing.PUBLISHED else None,
+            eta=due if last.event == "published" else None,
             attempt=last.details.get("attempt", 0) + 1 if last.event == "retrying" else None,
         ),
     )
 
+
+_IN_HAND = {Standing.HELD, Standing.RUNNING}
 
 _GOING_ON = {
     "published": Standing.PUBLISHED,
@@ -469,8 +473,6 @@ _GOING_ON = {
     "started": Standing.RUNNING,
     "deferred": Standing.DEFERRED,
     "retrying": Standing.RETRYING,
-    "settled": Standing.PUBLISHED,
-    "ended": Standing.PUBLISHED,
 }
 
 
@@ -548,16 +550,27 @@ def _last(jots: Iterable[Jot], *events: str) -> Jot | None:
 
 def _last_turn(jots: tuple[Jot, ...]) -> Jot | None:
     """Return the last line that says what became of the job, not of a copy or of another."""
-    return next((each for each in reversed(jots) if not _is_aside(each)), None)
+    turns = [each for each in jots if not _is_aside(each)]
+    if len(turns) > 1 and turns[-1].event == "published" and turns[-2].event in _PUBLISH_AGAIN:
+        return turns[-2]  # which says why
+    return turns[-1] if turns else None
 
 
 def _is_aside(jot: Jot) -> bool:
-    copies = {"closed", "older", "repeated", "overtaken"}
-    if jot.event == "deduplicated":
-        return jot.details.get("reason") in copies
-    return jot.event in {"suppressed", "lost", "acknowledged"} or (
-        jot.event == "claimed" and jot.details.get("answer") != "granted"
-    )
+    told = jot.details.get(_TELLING.get(jot.event, ""))
+    if jot.event in _TELLS_IF:
+        return told not in _TELLS_IF[jot.event]
+    return jot.event in {"suppressed", "lost", "given-up"}
+
+
+_PUBLISH_AGAIN = {"retrying", "deferred"}
+
+_TELLS_IF = {
+    "deduplicated": {"running", "done", "replaced"},
+    "settled": {"done", "failed"},
+    "ended": {"SUCCESS", "FAILURE"},
+}
+"""Events that say what became of the job with these details only."""
 
 
 def _plus_wait(jot: Jot) -> float | None:

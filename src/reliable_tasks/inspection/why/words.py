@@ -240,7 +240,7 @@ def _prefetched(say: _Words) -> str:
 
 
 def _scheduled(say: _Words) -> str:
-    holder = say["worker"] or "a worker"
+    holder = say["worker"] or ("a worker" if say["at"] is None else "the broker or a worker")
     return f"It waits for its time{say.when(', {}', 'eta')}; {holder} holds its message."
 
 

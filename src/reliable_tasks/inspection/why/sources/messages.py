@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reliable_tasks.broker.unacked import DEFAULT_VISIBILITY_TIMEOUT, uses_redis
-from reliable_tasks.broker.view import BrokerUnseen, QueueView, Sighting, view_of
+from reliable_tasks.broker.view import BrokerUnseen, QueueView, Sighting, delayed_queues, view_of
 from reliable_tasks.inspection.why.evidence import Gap
 
 __all__ = ("Lying", "look", "queues_of")
@@ -56,10 +56,13 @@ def look(
 
 
 def queues_of(app: Any) -> set[str]:
-    """Return the queues that the app declares, and those that its tasks are sent to."""
-    names = {str(name) for name in app.amqp.queues}
+    """Return the queues that the app declares, that its tasks are sent to, and that delay."""
+    names = {*map(str, app.amqp.queues), *delayed_queues(app)}
     for task in app.tasks:
-        target = app.amqp.router.route({}, task).get("queue")
+        try:
+            target = app.amqp.router.route({}, task).get("queue")
+        except Exception:  # noqa: S112 - a route that leads nowhere is the doctor's to name
+            continue
         if target is not None:
             names.add(str(getattr(target, "name", target)))
     return names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,10 +43,21 @@ def ask(app: Any, task_id: str, *, timeout: float) -> Said:
         timeout: Seconds that the broker may take to answer, and workers if it is less than 1.
     """
     try:
-        with _connected(app, timeout) as connection:
-            return _ask(app, task_id, connection, min(timeout, REPLY_SECONDS))
+        answers = _answers(app, timeout, "query_task", task_id)
+        nodes = list(answers)
+        queues = _answers(app, timeout, "active_queues", nodes=nodes) if nodes else {}
+        revoked = _answers(app, timeout, "revoked", nodes=nodes) if nodes else {}
     except BrokerUnseen as error:
         return Said(gaps=(Gap("workers", f"they are asked by way of the broker: {error}"),))
+    slow = [node for node in nodes if node not in queues or node not in revoked]
+    unanswered = [f"{node} did not answer every question" for node in slow]
+    silence = [] if nodes else [f"no worker answered within {_patience(timeout):g} s"]
+    return Said(
+        requests=tuple(_requests(answers, task_id)),
+        workers=tuple(_worker(node, queues.get(node)) for node in nodes),
+        revoked_at=tuple(node for node, ids in revoked.items() if task_id in (ids or ())),
+        gaps=tuple(Gap("workers", why) for why in (*silence, *unanswered)),
+    )
 
 
 def ask_for_waiting(
@@ -65,46 +75,43 @@ def ask_for_waiting(
         timeout: As for `ask`.
     """
     try:
-        with _connected(app, timeout) as connection:
-            asked = _inspection(app, nodes, connection, min(timeout, REPLY_SECONDS))
-            return tuple(_scheduled(asked.scheduled() or {}, task_id))
+        return tuple(_scheduled(_answers(app, timeout, "scheduled", nodes=nodes), task_id))
     except BrokerUnseen:
         return ()
 
 
-@contextmanager
-def _connected(app: Any, timeout: float) -> Iterator[Any]:
-    """Lend a connection, closed after use."""
+def _answers(
+    app: Any, timeout: float, question: str, *arguments: str, nodes: Sequence[str] = ()
+) -> Mapping[str, Any]:
+    """
+    Ask one question; over a connection of its own, for kombu loses the second answer of one.
+
+    Args:
+        app: The Celery app.
+        timeout: As for `ask`.
+        question: A method of Celery's inspection.
+        arguments: Its arguments.
+        nodes: Who is asked, and need not be waited for any longer; everybody if empty.
+
+    Raises:
+        BrokerUnseen: The broker could not be reached.
+    """
     line = Line(app, timeout)
     try:
         with line.connection() as connection:
-            yield connection
+            inspection = app.control.inspect(
+                list(nodes) or None,
+                timeout=_patience(timeout),
+                connection=connection,
+                limit=len(nodes) or None,
+            )
+            return getattr(inspection, question)(*arguments) or {}
     finally:
         line.close()
 
 
-def _inspection(app: Any, nodes: Sequence[str], connection: Any, patience: float) -> Any:
-    return app.control.inspect(
-        list(nodes), timeout=patience, connection=connection, limit=len(nodes)
-    )
-
-
-def _ask(app: Any, task_id: str, connection: Any, patience: float) -> Said:
-    everybody = app.control.inspect(timeout=patience, connection=connection)
-    answers = everybody.query_task(task_id) or {}
-    if not answers:
-        gap = Gap("workers", f"no worker answered within {patience:g} s")
-        return Said(workers=(), gaps=(gap,))
-    nodes = list(answers)
-    asked = _inspection(app, nodes, connection, patience)
-    queues, revoked = asked.active_queues() or {}, asked.revoked() or {}
-    slow = [node for node in nodes if node not in queues or node not in revoked]
-    return Said(
-        requests=tuple(_requests(answers, task_id)),
-        workers=tuple(_worker(node, queues.get(node)) for node in nodes),
-        revoked_at=tuple(node for node, ids in revoked.items() if task_id in (ids or ())),
-        gaps=tuple(Gap("workers", f"{node} did not answer every question") for node in slow),
-    )
+def _patience(timeout: float) -> float:
+    return min(timeout, REPLY_SECONDS)
 
 
 def _requests(answers: Mapping[str, Any], task_id: str) -> Iterator[RequestSeen]:
