@@ -164,6 +164,11 @@ SICK: dict[str, list[tuple[Facts, str, str]]] = {
             "nightly: this app does not know a task other.thing",
         ),
         (
+            worker(settings(entries=(replace(ENTRY, task="other.thing"),)), tasks=None),
+            "warning",
+            "nightly: this app does not know a task other.thing",
+        ),
+        (
             settings(entries=(replace(ENTRY, queue=None, nowhere="Queue 'x' missing"),)),
             "error",
             "nightly: Queue 'x' missing",
@@ -584,6 +589,8 @@ WELL: dict[str, list[Facts]] = {
     "queue-misspelt": [
         ON_REDIS,
         workers(task(queue="jobs2"), queues=frozenset({"jobs"})),  # a queue of its own
+        workers(task(queue="jbos"), queues=frozenset({"jobs", "jbos"})),  # and somebody reads it
+        offline(settings(task(queue="jbos"), names_queues=False)),  # nobody knows who reads what
         workers(task(queue="mail"), queues=frozenset({"jobs", "mail"})),
     ],
     "queue-undeclared": [
@@ -684,8 +691,14 @@ WELL: dict[str, list[Facts]] = {
         rabbit(version="3.12.0"),
     ],
     "horizon-short": [ON_REDIS, ON_RABBITMQ, task(hard_limit=30_000)],
-    "lease-long": [ON_REDIS, options(visibility_timeout=5), limits(None, guarded(lease=900))],
-    "max-run-short": [ON_REDIS, limits(None, guarded(max_run=60))],
+    "lease-long": [
+        guarded(lease=630),
+        options(guarded(lease=60), visibility_timeout=60),
+        ON_REDIS,
+        options(visibility_timeout=5),
+        limits(None, guarded(lease=900)),
+    ],
+    "max-run-short": [ON_REDIS, guarded(max_run=630), limits(None, guarded(max_run=60))],
     "retention-short": [
         ON_REDIS,
         guarded(retention=0),
@@ -828,6 +841,15 @@ def test_remedies_are_made_to_measure() -> None:
     assert "task_queues['mail']" in fixes["queue-undeclared"]
     assert fixes["schedule-nowhere"].endswith("['nightly']['task'] = 'shop.mail'")
     assert fixes["queue-unread"].endswith("--queues mail,jobs")
+
+
+@pytest.mark.parametrize(("count", "end"), [(5, "t4"), (7, "t4 and 2 more")])
+def test_many_names_are_cut_short(count: int, end: str) -> None:
+    """A value names five tasks, and how many more there are."""
+    many = tuple(replace(MAIL, name=f"t{number}", acks_late=False) for number in range(count))
+    (finding,) = BY_ID["acks-late-missing"].findings(settings(tasks=many))
+
+    assert finding.value == f"t0, t1, t2, t3, {end}"
 
 
 def test_every_check_is_registered_once() -> None:
