@@ -51,6 +51,7 @@ class SetUp:
         ids: What the doctor must find, and no more.
         lane: Those of one lane are looked at one after the other; "" for one that disturbs nobody.
         patience: Seconds for one answer.
+        grace_period: Seconds that whoever deploys gives a worker.
     """
 
     name: str
@@ -58,17 +59,18 @@ class SetUp:
     seed: Callable[[Ground], AbstractContextManager[Celery]]
     lane: str = ""
     patience: float = PATIENCE
+    grace_period: float | None = None
 
 
 SET_UPS: dict[str, SetUp] = {}
 
 
-def set_up(*ids: str, lane: str = "", patience: float = PATIENCE) -> Callable[[Seed], Seed]:
+def set_up(*ids: str, **terms: Any) -> Callable[[Seed], Seed]:
     """Add a set-up to the table; its name is that of the function, which yields the app."""
 
     def add(seed: Seed) -> Seed:
         name = seed.__name__
-        SET_UPS[name] = SetUp(name, frozenset(ids), contextmanager(seed), lane, patience)
+        SET_UPS[name] = SetUp(name, frozenset(ids), contextmanager(seed), **terms)
         return seed
 
     return add
@@ -143,7 +145,7 @@ def look(one: SetUp, ground: Ground) -> Report:
     """Examine a set-up."""
     with one.seed(ground) as app:
         for _ in range(LOOKS):
-            report = examine(app, timeout=one.patience)
+            report = examine(app, timeout=one.patience, grace_period=one.grace_period)
             if report.ids == one.ids:
                 break
     return report
@@ -587,3 +589,60 @@ def a_setting_with_a_typo(ground):
 @set_up("horizon-short", "preset-overridden")
 def records_that_are_forgotten_too_soon(ground):
     yield ground.app(ground.calm.url, RELIABLE_TASKS_REDELIVERY_HORIZON=600)
+
+
+@set_up("acks-late-missing", "preset-overridden", "worker-settings-differ")
+def messages_that_are_acknowledged_early(ground):
+    yield ground.app(ground.calm.url, TASK_ACKS_LATE=False)
+
+
+@set_up("prefetch-high", "preset-overridden", "worker-settings-differ")
+def four_messages_fetched_ahead(ground):
+    yield ground.app(ground.calm.url, WORKER_PREFETCH_MULTIPLIER=4)
+
+
+@set_up("release-faulty")
+def a_kombu_that_needs_the_heartbeat(ground):
+    """Without it a worker of kombu 5.7 ends when Redis is away for a moment."""
+    yield ground.app(ground.calm.url, beats=False)
+
+
+@set_up("visibility-timeout-short", "preset-overridden", "release-faulty")
+def a_task_longer_than_the_visibility_timeout(ground):
+    app = ground.app(ground.calm.url, beats=False)
+    app.tasks["shop.greet"].time_limit = 7_200
+    yield app
+
+
+@set_up("consumer-timeout-short", "preset-overridden", lane="rabbit")
+def a_task_longer_than_the_consumer_timeout(ground):
+    app = ground.app(ground.vhost.url)
+    app.tasks["shop.greet"].time_limit = 7_200
+    yield app
+
+
+@set_up("time-limits-reversed", "preset-overridden")
+def a_soft_limit_above_the_hard_one(ground):
+    app = ground.app(ground.calm.url)
+    app.tasks["shop.greet"].soft_time_limit = 700
+    yield app
+
+
+@set_up("lease-long")
+def a_lease_that_outlasts_its_task(ground):
+    yield ground.app(ground.calm.url, RELIABLE_TASKS_LEASE_SECONDS=700)
+
+
+@set_up("max-run-short")
+def a_lease_that_ends_before_its_task(ground):
+    yield ground.app(ground.calm.url, RELIABLE_TASKS_MAX_RUN=100)
+
+
+@set_up("retention-short")
+def a_key_that_is_forgotten_before_its_copies_come(ground):
+    yield ground.app(ground.calm.url, RELIABLE_TASKS_RETENTION=60)
+
+
+@set_up("grace-period-short", grace_period=10)
+def a_deploy_that_kills_too_soon(ground):
+    yield ground.app(ground.calm.url)

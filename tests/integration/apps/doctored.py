@@ -13,7 +13,9 @@ QUEUES = ("jobs", "mail")
 ROUTES = {"shop.greet": {"queue": "mail"}}
 
 
-def shop(broker: str, *, results: str, store: str | None = None, **wishes: Any) -> Celery:
+def shop(
+    broker: str, *, results: str, store: str | None = None, beats: bool = True, **wishes: Any
+) -> Celery:
     """
     Return the app; no two have a task in common.
 
@@ -21,13 +23,14 @@ def shop(broker: str, *, results: str, store: str | None = None, **wishes: Any) 
         broker: Its address, of a Redis or a RabbitMQ.
         results: A Redis.
         store: A Redis for the records; by default the results', else the broker.
+        beats: Whether its workers have a heartbeat.
         **wishes: Further arguments of the preset; in capitals: settings of the app itself.
     """
     app = Celery("shop", set_as_current=False)
     own = {name.lower(): wishes.pop(name) for name in list(wishes) if name.isupper()}
     preset = presets.rabbitmq if broker.startswith("amqp") else presets.redis
     terms = {"queues": QUEUES, "concurrency": 1, "results": results, "store": store, **wishes}
-    setup(app, preset(broker, **terms))
+    setup(app, preset(broker, **terms), heartbeat=beats)
     app.conf.update({"task_routes": ROUTES, **own})
 
     @app.task(base=IdempotentTask, name="shop.charge", idempotency_key=("order",), shared=False)
