@@ -36,6 +36,11 @@ class Watched:
         [found] = look(str(self.folder), self.worker.name, **given)
         return found
 
+    def pings(self) -> bool:
+        """Whether the worker answers `celery inspect ping`."""
+        given = {"destination": [self.worker.name], "timeout": MARGIN, "limit": 1}
+        return bool(self.held.app.control.ping(**given))
+
     def wait_alive(self, words: str = "") -> None:
         self._wait(words, is_alive=True)
 
@@ -118,6 +123,7 @@ def test_children_that_stand_still(prefork):
     prefork.worker.pause(other)
     try:
         prefork.wait_dead("jobs that hang have all of its slots (2): tests.integration.apps.")
+        assert prefork.pings(), "Celery's own question says that all is well"
         prefork.worker.resume(one)
         prefork.wait_alive("of which 1 hang")
     finally:

@@ -91,6 +91,10 @@ def main() -> None:
         with first, second:
             publish()
             look(shop)
+            second.pause(second.pid)
+            eventually(lambda: "not alive" in shop.run("reliable-tasks alive --within 5"))
+            shop.picture("alive", "reliable-tasks alive --within 5")
+            second.resume()
 
 
 def publish() -> None:
@@ -126,7 +130,6 @@ def look(shop: Shop) -> None:
     eventually(lambda: "@localhost" in shop.run("celery -A shop reliable list --state running"))
     shop.picture("list", "celery -A shop reliable list")
     shop.picture("show", "celery -A shop reliable show charge-42 --result")
-    shop.picture("alive", "reliable-tasks alive")
     shop.picture("why-running", "celery -A shop reliable why charge-43")
     shop.picture("why-retrying", "celery -A shop reliable why ship-42")
     shop.picture("dead", "celery -A shop reliable dead list")
