@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 from reliable_tasks.broker.view import BrokerUnseen, BrokerView, QueueView, view_of
+from reliable_tasks.broker.view.line import Line
 from reliable_tasks.counting import COUNTS
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.inspection.watching.letters import letters_kept
@@ -18,6 +19,8 @@ __all__ = ("Watcher", "worker_look")
 
 REPLY_SECONDS = 1.0
 """How long workers may take to answer; who they are is not known before."""
+
+CONNECT_SECONDS = 2.0
 
 INTERNAL = "celery."  # first part of the names of Celery's own tasks
 
@@ -40,7 +43,7 @@ class Watcher:
         gaps: list[str] = []
         letters = self._letters(gaps)
         try:
-            self._view.queues(self._queues)  # within its time-out, which asking workers has not
+            self._view.queues(self._queues)  # a broker that is silent is known sooner
             workers = self._workers()
             at = monotonic()
             queues = self._queues_read_by(workers)
@@ -61,7 +64,7 @@ class Watcher:
         self._view.close()
 
     def _workers(self) -> dict[str, WorkerLook]:
-        answers = self._app.control.inspect(timeout=REPLY_SECONDS).stats() or {}
+        answers = self._ask("stats")
         return {name: worker_look(answer) for name, answer in answers.items()}
 
     def _queues_read_by(self, workers: Iterable[str]) -> tuple[QueueView, ...]:
@@ -75,9 +78,25 @@ class Watcher:
 
     def _read(self, workers: list[str]) -> Iterator[str]:
         if workers:
-            answers = self._app.control.inspect(workers, timeout=REPLY_SECONDS).active_queues()
-            for queues in (answers or {}).values():
+            for queues in self._ask("active_queues", workers).values():
                 yield from (queue["name"] for queue in queues)
+
+    def _ask(self, question: str, workers: list[str] | None = None) -> dict[str, Any]:
+        """
+        Return what workers answer, by their names; all are asked if none are named.
+
+        Each question has a connection of its own: on one that has heard an answer, kombu's Redis
+        transport often misses the next.
+        """
+        line = Line(self._app, CONNECT_SECONDS)
+        try:
+            with line.connection() as connection:
+                inspection = self._app.control.inspect(
+                    workers, timeout=REPLY_SECONDS, connection=connection
+                )
+                return getattr(inspection, question)() or {}
+        finally:
+            line.close()
 
 
 def worker_look(stats: Mapping[str, Any]) -> WorkerLook:
