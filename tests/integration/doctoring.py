@@ -176,6 +176,12 @@ def healthy_redis(ground):
     yield ground.app(ground.calm.url)
 
 
+@set_up()
+def healthy_without_remote_control(ground):
+    """Nobody can be asked, which is no reason to say that nobody is there."""
+    yield ground.app(ground.calm.url, WORKER_ENABLE_REMOTE_CONTROL=False)
+
+
 @set_up(lane="odd")
 def healthy_redis_with_heartbeat(ground):
     """A visibility timeout of a minute, which relies on the heartbeat; two workers."""

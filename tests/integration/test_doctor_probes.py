@@ -175,6 +175,18 @@ class TestServers:
         assert living.queues is living.workers is None
         assert living.gaps
 
+    def test_nothing_is_left_behind(self, valkey: Server, examined: list[Celery]) -> None:
+        """But for what Kombu itself keeps of queues that end, and never removes."""
+        valkey.ensure_running()
+        broker, results = valkey.new_database(), valkey.new_database()
+        app = shop(broker.url, results=results.url)
+        examined.append(app)
+        facts_of(app)
+
+        with broker.client() as client, results.client() as other:
+            assert set(client.keys()) <= {b"_kombu.binding_deadlines"}
+            assert other.keys() == []
+
     @pytest.mark.chaos
     def test_behind_sentinels(self, examined: list[Celery]) -> None:
         """The primary is asked, and a worker in another database of it is found."""

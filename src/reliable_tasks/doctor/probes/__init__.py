@@ -19,7 +19,9 @@ FOR_SERVERS, FOR_THE_LIVING = 4.0, 4.0  # times the time for one answer
 
 def probe(app: Any, settings: Settings, *, timeout: float = 2.0) -> Facts:
     """
-    Ask the app's servers and workers; changes nothing, and takes no message.
+    Ask the app's servers and workers.
+
+    Takes no message, and leaves no more behind than `celery inspect` does.
 
     Args:
         app: The Celery app.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from time import sleep
 from typing import Any
 
 from reliable_tasks.doctor.facts import Gap, Queue, Settings, Unacked, Worker
@@ -62,15 +63,25 @@ def probe_living(
             living.gaps += looks.gaps
             living.alarms = looks.alarms
             living.is_managed = looks.alarms is not None
-        try:
-            asked = partial(_ask_workers, app, settings, server, timeout, living)
-            ask(asked, seconds=FOR_WORKERS * timeout)
-        except Exception as error:  # whatever kombu and its drivers raise
-            living.gaps.append(Gap("workers", said_of(error)))
+        _try_workers(app, settings, server, timeout, living)
         if looks is not None:
             queues, living.unacked = looks.again()
             living.queues = tuple(queues)
     return living
+
+
+def _try_workers(
+    app: Any, settings: Settings, server: str | None, timeout: float, living: Living
+) -> None:
+    if not app.conf.worker_enable_remote_control:
+        living.gaps.append(Gap("workers", "worker_enable_remote_control is off: none can be asked"))
+        sleep(timeout / 2)  # between the two looks at the queues
+        return
+    question = partial(_ask_workers, app, settings, server, timeout, living)
+    try:
+        ask(question, seconds=FOR_WORKERS * timeout)
+    except Exception as error:  # whatever kombu and its drivers raise
+        living.gaps.append(Gap("workers", said_of(error)))
 
 
 def _ask_workers(
