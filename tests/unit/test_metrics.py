@@ -17,7 +17,7 @@ import pytest
 from celery import Celery
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.thread import TaskPool as ThreadPool
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, values
 
 from reliable_tasks import IdempotentTask
 from reliable_tasks.broker.view import QueueView
@@ -75,6 +75,16 @@ def test_prefork_needs_the_directory(
         monkeypatch.setenv(DIRECTORY, value)
 
     with pytest.raises(ConfigurationError, match=f"{DIRECTORY}: expected a directory"):
+        EndpointStep(parent_of(app, PreforkPool))
+
+
+def test_a_directory_that_came_too_late_is_refused(
+    app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set after the import, the directory stays empty: the worker would show nothing, for ever."""
+    monkeypatch.setenv(DIRECTORY, str(tmp_path))
+
+    with pytest.raises(ConfigurationError, match="before prometheus_client is imported"):
         EndpointStep(parent_of(app, PreforkPool))
 
 
@@ -147,6 +157,7 @@ def test_a_worker_begins_without_the_gauges_of_the_dead(
 ) -> None:
     """A child with the id of a dead one does not go on with its leases; counts go on."""
     monkeypatch.setenv(DIRECTORY, str(directory))
+    monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue())
 
     EndpointStep(parent_of(app, PreforkPool))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool as PreforkPool
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, start_http_server, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
@@ -53,9 +54,12 @@ class EndpointStep(bootsteps.StartStopStep):
         super().__init__(parent, **kwargs)
         self._endpoint: Endpoint = getattr(parent.app, ATTRIBUTE)
         self._has_children = issubclass(parent.pool_cls, PreforkPool)
-        if self._has_children:
-            check_directory(is_served=self._endpoint.port is not None)
-            forget_dead_processes()  # a container's next life has the same process ids
+        fault = fault_of(os.environ.get(DIRECTORY), is_needed=self._has_children)
+        if fault and (self._endpoint.port is not None or DIRECTORY in os.environ):
+            raise ConfigurationError(fault)
+        if fault:
+            logger.warning(fault)
+        forget_dead_processes()  # a container's next life has the same process ids
         self._endpoint.metrics.begin(parent.app.tasks.values())
 
     def start(self, parent: Any) -> None:
@@ -87,28 +91,29 @@ class EndpointStep(bootsteps.StartStopStep):
         self._server.server_close()
 
 
-def check_directory(*, is_served: bool) -> None:
+def fault_of(path: str | None, *, is_needed: bool) -> str:
     """
-    Look at the directory through which the processes of a prefork worker count together.
+    Return what is wrong with the directory through which the processes of a worker count together.
 
     Args:
-        is_served: Whether the worker is to be scraped. If not, its lack is a warning.
-
-    Raises:
-        ConfigurationError: There is none.
+        path: As the environment names it.
+        is_needed: Whether the worker has children that count.
     """
-    path = os.environ.get(DIRECTORY)
-    if path and Path(path).is_dir():
-        return
-    found = f"got {path!r}, which is none" if path else "it is not set"
-    text = (
-        f"{DIRECTORY}: expected a directory of this worker's own with the prefork pool, but "
-        f"{found}. Without it each child counts for itself, and nobody can ask it. Set it, and "
-        "empty it before the worker starts."
-    )
-    if is_served:
-        raise ConfigurationError(text)
-    logger.warning(text)
+    if path is None and not is_needed:
+        return ""
+    if not path or not Path(path).is_dir():
+        found = "it is not set" if path is None else f"got {path!r}, which is none"
+        return (
+            f"{DIRECTORY}: expected a directory of this worker's own with the prefork pool, but "
+            f"{found}. Without it each child counts for itself, and nobody can ask it. Set it, "
+            "and empty it before the worker starts."
+        )
+    if is_needed and not getattr(values.ValueClass, "_multiprocess", True):
+        return (
+            f"{DIRECTORY}: expected it in the environment before prometheus_client is imported, "
+            "but it was set later, and is without effect. Set it where the worker is started."
+        )
+    return ""
 
 
 class WorkerCollector(Collector):
@@ -127,13 +132,14 @@ def forget_dead_processes() -> None:
     """Take off what processes that are gone say of their present; what they counted stays."""
     path = os.environ.get(DIRECTORY)
     for pid in dead_processes(Path(path)) if path else ():
-        mark_process_dead(pid, path)
+        with suppress(FileNotFoundError):  # another scrape was faster
+            mark_process_dead(pid, path)
 
 
 def dead_processes(path: Path) -> set[int]:
     """Return processes that are gone, however they died, and have left gauges of the living."""
-    pids = {int(file.stem.rpartition("_")[2]) for file in path.glob("gauge_live*_*.db")}
-    return {pid for pid in pids if not is_running(pid)}
+    names = {file.stem.rpartition("_")[2] for file in path.glob("gauge_live*_*.db")}
+    return {int(name) for name in names if name.isdecimal() and not is_running(int(name))}
 
 
 def is_running(pid: int) -> bool:

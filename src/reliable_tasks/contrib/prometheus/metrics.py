@@ -31,7 +31,7 @@ GIVEN_UP = tuple(str(reason) for reason in Reason if reason is not Reason.UNRETR
 GUARD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 WAIT_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0)
 
-_UNTOLD = "reliable_tasks.contrib.prometheus"
+_UID = "reliable_tasks.contrib.prometheus"
 
 
 class Metrics:
@@ -145,7 +145,7 @@ class Metrics:
             (celery_signals.task_prerun, self._on_prerun),
             (celery_signals.task_postrun, self._on_postrun),
         ):
-            signal.connect(receiver, weak=False, dispatch_uid=f"{_UNTOLD}.{id(self)}")
+            signal.connect(receiver, weak=False, dispatch_uid=f"{_UID}.{id(self)}")
 
     def _on_claimed(self, sender: Any, answer: str, seconds: float, **_: Any) -> None:
         self._of(self.claims, sender.name, answer).inc()
