@@ -501,7 +501,10 @@ class _Execution:
     def _close(self) -> None:
         try:
             self.store.close(
-                self.message.key, job=self.message.job, horizon_ms=self.options.horizon_ms
+                self.message.key,
+                job=self.message.job,
+                horizon_ms=self.options.horizon_ms,
+                line=self.line,
             )
         except StoreUnavailable as error:  # a copy would replay once more
             logger.warning("%s: %s", self.message.key, error)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
+from celery import chord
 
 from reliable_tasks import Quarantined
 from reliable_tasks.core.records import State
 from reliable_tasks.deadletter.replaying import Replay, replay
 from reliable_tasks.testing import Ledger, Server, WorkerProcess, eventually
-from tests.integration.apps.dying import cure, dies, hopeless
+from tests.integration.apps.dying import cure, dies, guarded_hopeless, heard, hopeless, noted
 from tests.integration.campaign import Campaign, running
 from tests.integration.dying import TASKS, cured, effect, has_letter, letter_of, quarantined
 from tests.integration.grounds import RedisGround
@@ -82,6 +84,31 @@ def test_what_two_operators_publish_of_a_task_without_a_guard(
     assert calm.ledger.counts()["twice"] == 1
 
 
+@pytest.mark.parametrize("task", [hopeless, guarded_hopeless], ids=["plain", "guarded"])
+def test_a_chain_goes_on(calm: Campaign, task: Any) -> None:
+    """What comes after a job that was given up comes after its replay."""
+    job = f"chained-{task.name}"
+    sign = calm.app.signature
+    chain = sign(task.name, (job,), task_id=job) | sign(heard.name)
+    chain.apply_async()
+    eventually(lambda: has_letter(calm, job))
+    cured(calm, letter_of(calm, job))
+
+    eventually(lambda: calm.ledger.counts("heard")[job] == 1)
+
+
+def test_a_chord_that_has_failed_stays_failed(calm: Campaign) -> None:
+    """Celery counts a member that failed; its replay runs the member, and not the chord's body."""
+    sign = calm.app.signature
+    members = [sign(guarded_hopeless.name, ("member",), task_id="member"), sign(heard.name, ("x",))]
+    result = chord(members, app=calm.app)(sign(noted.name, kwargs={"job": "body"}))
+    eventually(lambda: has_letter(calm, "member") and result.failed())
+    cured(calm, letter_of(calm, "member"))
+
+    assert calm.ledger.counts("noted")["body"] == 0
+
+
+@pytest.mark.hooks
 def test_what_no_worker_takes(calm: Campaign) -> None:
     """An unknown task and a refused content type are kept whole instead of being dropped."""
     calm.app.send_task("nobody.knows", ("unknown",), task_id="unknown")

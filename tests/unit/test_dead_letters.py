@@ -149,7 +149,7 @@ class TestReplay:
         """Chain and callbacks belong to the message, and come with it."""
         task = ground.declare(kind)
         after = ground.task(ground.hears, name="after", store=None)
-        ground.bury(task, chain=[after.s()], link=[after.s()])
+        ground.bury(task, chain=[after.s().set(task_id="next")], link=[after.s()])
         [kept] = [each for each in ground.found.kept if each.letter.id == "job"]
 
         replay(ground.app, kept)
@@ -228,6 +228,29 @@ class TestReplay:
         replay(ground.app, kept)
         ground.work()
 
+        assert ground.ran == [("value", 1)]
+
+    def test_an_operator_who_is_quicker_than_the_worker(
+        self, ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A worker that has kept a letter, and was slow to go on, does not end its replay."""
+        task, close = ground.declare("quarantined"), ground.store.close
+        replayed = []
+
+        def slow(*args: Any, **terms: Any) -> None:
+            monkeypatch.setattr(ground.store, "close", close)
+            ground.broken = False
+            replayed.append(replay(ground.app, ground.found.kept[0]))
+            close(*args, **terms)
+
+        monkeypatch.setattr(ground.store, "close", slow)
+        task.apply_async(("value",), task_id="job")
+        with pytest.raises(SystemExit):
+            ground.work()
+        task.apply_async(("value",), task_id="job")
+        ground.work()
+
+        assert replayed == [Replay.PUBLISHED]
         assert ground.ran == [("value", 1)]
 
     def test_a_later_letter_is_not_taken_off(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from reliable_tasks.core import reservations
+from reliable_tasks.core.durations import HOPS_PER_REPLAY
 from reliable_tasks.core.records import (
     MAX_FACTS,
     Answer,
@@ -302,11 +303,15 @@ def _apply(record: Record, outcome: Outcome, now_ms: int, horizon_ms: int) -> No
     record.expires_ms = reservations.covering_ms(record, now_ms + kept_ms)
 
 
-def close(record: Record | None, job: str, horizon_ms: int, now_us: int) -> Record | None:
+def close(
+    record: Record | None, job: str, line: int | None, horizon_ms: int, now_us: int
+) -> Record | None:
     """Note that nothing hangs on the job's messages any more; see `Store.close`."""
     if record is None:
         return None
     fact = _fact(record, job)
+    if line is not None and fact.line >= line + HOPS_PER_REPLAY:
+        return record  # an operator was quicker
     fact.closed = True
     if record.job != job:
         fact.outcome, fact.delivery = None, ""  # nobody will ask for it again

@@ -7,12 +7,22 @@ from typing import Any
 
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("HOPS_PER_REPLACEMENT", "Seconds", "outage_wait_ms", "to_ms", "turn_wait_ms")
+__all__ = (
+    "HOPS_PER_REPLACEMENT",
+    "HOPS_PER_REPLAY",
+    "Seconds",
+    "outage_wait_ms",
+    "to_ms",
+    "turn_wait_ms",
+)
 
 Seconds = float | int | timedelta
 
 HOPS_PER_REPLACEMENT = 1_000
 """A task that replaces itself is so far ahead that no deferred copy of it is as far."""
+
+HOPS_PER_REPLAY = 100_000
+"""What an operator replays is so far ahead that no copy is as far, though deferred for weeks."""
 
 FIRST_TURN_MS = 1_000
 FIRST_NEWER_MS, LONGEST_NEWER_MS = 200, 2_000

@@ -103,8 +103,12 @@ class Store(Protocol):
         """
         ...
 
-    def close(self, key: str, *, job: str, horizon_ms: int) -> None:
-        """Note that what hangs on the job's message was sent: its copies are dropped from now."""
+    def close(self, key: str, *, job: str, horizon_ms: int, line: int | None = None) -> None:
+        """
+        Note that what hangs on the job's message was sent: its copies are dropped from now.
+
+        With the *line* of that message, nothing is noted of a job that was reopened since.
+        """
         ...
 
     def spare(self, key: str, *, job: str, delivery: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from celery.app.amqp import task_message
 from celery.app.task import Context
 
-from reliable_tasks.core.durations import HOPS_PER_REPLACEMENT
+from reliable_tasks.core.durations import HOPS_PER_REPLAY
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.core.keys import replay_key
 from reliable_tasks.core.records import Finished, Granted, Outcome, State
@@ -144,7 +144,7 @@ def _publish_once(app: Any, kept: Kept, publication: str, queue: str | None) -> 
     standing = _standing(app, letter)
     headers: dict[str, Any] = {REPLAY_HEADER: [1, letter.id, letter.at_ms, publication]}
     if standing is not None:
-        line = standing.line + HOPS_PER_REPLACEMENT
+        line = standing.line + HOPS_PER_REPLAY
         horizon_ms = _horizon_ms(app, letter.task)
         if not kept.store.reopen(standing.key, job=letter.id, line=line, horizon_ms=horizon_ms):
             return Replay.GOES_ON

@@ -141,10 +141,10 @@ class MemoryStore:
             self._keep(key, record, now_us)
         return answer
 
-    def close(self, key: str, *, job: str, horizon_ms: int) -> None:
+    def close(self, key: str, *, job: str, horizon_ms: int, line: int | None = None) -> None:
         with self._lock:
             now_us = self._clock.now_us()
-            decisions.close(self._find(key, now_us), job, horizon_ms, now_us)
+            decisions.close(self._find(key, now_us), job, line, horizon_ms, now_us)
 
     def spare(self, key: str, *, job: str, delivery: str) -> None:
         with self._lock:

@@ -131,8 +131,9 @@ class RedisStore:
         reply = self._channel.run(self._settle, key, arguments, count)
         return Settled() if reply == 1 else Stale(drop=reply == 3)
 
-    def close(self, key: str, *, job: str, horizon_ms: int) -> None:
-        self._channel.run(load("close"), key, pack(job, horizon_ms), 2)
+    def close(self, key: str, *, job: str, horizon_ms: int, line: int | None = None) -> None:
+        known: tuple[int, ...] = () if line is None else (line,)
+        self._channel.run(load("close"), key, pack(job, horizon_ms, *known), 2 + len(known))
 
     def spare(self, key: str, *, job: str, delivery: str) -> None:
         self._channel.run(load("spare"), key, pack(job, delivery), 2)

@@ -30,6 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from reliable_tasks.core.durations import HOPS_PER_REPLAY
 from reliable_tasks.core.records import (
     MAX_FACTS,
     Busy,
@@ -59,7 +60,7 @@ NEARLY_FULL = MAX_FACTS - 4
 NAMES = ("one", "two:@b:@a")  # without and with the job in the key's name
 KEYS = st.sampled_from(NAMES)
 JOBS = st.sampled_from(["a", "b", "b:@a"])
-LINES = st.builds(line_of, st.integers(0, 2), st.integers(0, 1))
+LINES = st.builds(line_of, st.integers(0, 2), st.sampled_from([0, 1, HOPS_PER_REPLAY]))
 LEASES = st.sampled_from([OVER_AT_ONCE_MS, HOUR_MS])
 HORIZONS = st.sampled_from([*(10 * HOUR_MS,) * 7, OVER_AT_ONCE_MS])
 RETENTIONS = st.sampled_from([0, OVER_AT_ONCE_MS, 100 * HOUR_MS])
@@ -298,12 +299,12 @@ class StoreMachine(RuleBasedStateMachine):
         )
         self.settle(name, at, held.job, line, outcome, horizon_ms)
 
-    @rule(name=KEYS, job=JOBS, horizon_ms=HORIZONS)
-    def close(self, name: str, job: str, horizon_ms: int) -> None:
+    @rule(name=KEYS, job=JOBS, horizon_ms=HORIZONS, line=st.none() | LINES)
+    def close(self, name: str, job: str, horizon_ms: int, line: int | None = None) -> None:
         """What hangs on a job was sent."""
         self._tell(
             name,
-            lambda store: store.close(self._key(name), job=job, horizon_ms=horizon_ms),
+            lambda store: store.close(self._key(name), job=job, horizon_ms=horizon_ms, line=line),
             horizon_ms,
         )
 

@@ -106,6 +106,13 @@ def guarded_hopeless(self: Any, job: str) -> str:
 
 
 @shared_task
+def noted(results: list[str], job: str) -> list[str]:
+    """Take note of a chord that is complete."""
+    Ledger.from_environment().write("noted", job)
+    return results
+
+
+@shared_task
 def heard(job: str) -> str:
     """Take note of what hangs on another job."""
     Ledger.from_environment().write("heard", job)

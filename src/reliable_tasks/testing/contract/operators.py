@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 
+from reliable_tasks.core.durations import HOPS_PER_REPLAY
 from reliable_tasks.core.keys import (
     flight_key,
     message_key,
@@ -29,7 +30,7 @@ from reliable_tasks.testing.contract.support import (
 
 __all__ = ("Operators",)
 
-REPLAY = RETRY + 1_000  # the line of a message that an operator publishes
+REPLAY = RETRY + HOPS_PER_REPLAY  # the line of a message that an operator publishes
 
 
 class Operators(Fixtures):
@@ -287,6 +288,19 @@ class Operators(Fixtures):
         token = key.start("a", REPLAY)
         assert token > dead
         assert key.record.suspects == ()
+
+    @pytest.mark.parametrize("beside", [False, True], ids=["the record's", "beside the record"])
+    def test_a_word_from_before_closes_nothing(self, key: OneKey, beside: bool) -> None:
+        """Who gave a job up and was slow to say that all was sent does not end its replay."""
+        key.quarantine("a")
+        job = "b" if beside else "a"
+        assert _reopen(key, job)
+        key.close(job, line=0)
+
+        token = key.start(job, REPLAY)
+        key.settle(token, job, REPLAY)
+        key.close(job, line=REPLAY)
+        assert key.claim(job, REPLAY) == Superseded("closed")
 
     def test_another_job_of_a_quarantined_key_runs(self, key: OneKey) -> None:
         """Letting one job run again ends the quarantine of its key."""

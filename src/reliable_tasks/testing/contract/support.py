@@ -133,9 +133,11 @@ class OneKey:
         [answer] = self.store.renew([(self.key, token)], lease_ms=lease_ms, horizon_ms=horizon_ms)
         return answer
 
-    def close(self, job: str = "job", *, horizon_ms: int = HORIZON_MS) -> None:
+    def close(
+        self, job: str = "job", *, horizon_ms: int = HORIZON_MS, line: int | None = None
+    ) -> None:
         """Close *job*."""
-        self.store.close(self.key, job=job, horizon_ms=horizon_ms)
+        self.store.close(self.key, job=job, horizon_ms=horizon_ms, line=line)
 
     def spare(self, delivery: str, job: str = "job") -> None:
         """Take a replay of *job* off the count."""
