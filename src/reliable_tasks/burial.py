@@ -83,6 +83,10 @@ class Shelf:
         """Note an attempt that ended with an error, or whose process ended with it."""
         self._note(store, job, lambda: _failure(attempt, error, delivery))
 
+    def forget_notes(self, store: Store, job: str) -> None:
+        """Let what was noted of a job go, which needs no letter any more."""
+        store.jot(notes_key(self.prefix, job), b"", most=1, keep_ms=1)
+
     def past(self, store: Store, job: str, death: Death | None = None) -> list[dict[str, Any]]:
         """
         Return what is known of a job's attempts, the oldest first, and *death* the last.
@@ -91,7 +95,7 @@ class Shelf:
             StoreUnavailable: The store did not answer.
         """
         lines = store.jottings(notes_key(self.prefix, job))
-        known = [json.loads(line) for line in dict.fromkeys(lines)]
+        known = [json.loads(line) for line in dict.fromkeys(lines) if line]
         if death is None or any(each.get("delivery") == death.delivery for each in known):
             return known
         return [*known, self._description(store, death)]

@@ -31,13 +31,14 @@ from reliable_tasks import (
     retry_task,
     signals,
 )
+from reliable_tasks.core.keys import notes_key
 from reliable_tasks.core.limits import Passage
 from reliable_tasks.deadletter.letters import Letter
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.retry import ending, turn
 from reliable_tasks.retry.attempts import NAME, Attempts
 from reliable_tasks.stores.memory import MemoryStore
-from reliable_tasks.testing import retries
+from reliable_tasks.testing import eventually, retries
 from reliable_tasks.worker import check
 
 NOW = 1_790_000_000.0
@@ -778,6 +779,21 @@ class TestGivingUp:
         assert all(each["error"].endswith("Down") for each in kept.attempts)
         assert all("raise outcome" in each["traceback"] for each in kept.attempts)
         assert {"reason": "attempts"} in told
+
+    @BASES
+    def test_a_job_that_succeeds_leaves_no_notes(
+        self, app: Celery, broker: Broker, base: type
+    ) -> None:
+        """What was noted of its attempts, in case they are given up, is not kept for days."""
+        task = declare(app, [Down(), "done"], base=base, dead_letter=True)
+        task.apply_async(task_id="job")
+        store, notes = app.conf.reliable_tasks_store, notes_key("", "job")
+        broker.deliver(broker.messages.pop())
+        assert len(store.jottings(notes)) == 1
+
+        broker.now += 2
+        broker.deliver(broker.messages.pop())
+        eventually(lambda: store.jottings(notes) == [])
 
     def test_dead_letter_in_eager_mode(self, app: Celery, eager_store: MemoryStore) -> None:
         """A test in eager mode finds it in the memory of its process."""

@@ -18,7 +18,7 @@ from reliable_tasks.retry.attempts import NAME, Reason
 from reliable_tasks.retry.gaveup import GaveUp, GiveUp
 from reliable_tasks.storage import shelf_of
 
-__all__ = ("bury", "call_hook", "note")
+__all__ = ("bury", "call_hook", "forget", "note")
 
 logger = logging.getLogger("reliable_tasks")
 
@@ -44,6 +44,14 @@ def note(
         shelf_of(task.app.conf).note_error(store(), request.id, attempt, error)
     except Exception as trouble:
         logger.warning("Task %s[%s]: its error is not noted: %s", task.name, request.id, trouble)
+
+
+def forget(task: Any, request: Any, store: Callable[[], Store]) -> None:
+    """Let go what was noted of the attempts of a job that has succeeded."""
+    try:
+        shelf_of(task.app.conf).forget_notes(store(), request.id)
+    except Exception as trouble:  # it goes by itself, later
+        logger.debug("Task %s[%s]: its notes stay: %s", task.name, request.id, trouble)
 
 
 def bury(task: Any, request: Any, reason: Reason, records: Callable[[], Store]) -> None:

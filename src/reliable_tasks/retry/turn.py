@@ -21,7 +21,7 @@ from reliable_tasks.publish import give_back, is_hopeless, longest_wait_ms, publ
 from reliable_tasks.retry import switch
 from reliable_tasks.retry.attempts import NAME, Attempts, Outcome, Raised, Reason, RetryIn, Stop
 from reliable_tasks.retry.declared import MARK
-from reliable_tasks.retry.ending import bury, call_hook, note
+from reliable_tasks.retry.ending import bury, call_hook, forget, note
 from reliable_tasks.retry.gaveup import GaveUp
 from reliable_tasks.retry.notes import write_notes
 from reliable_tasks.shield import SoftLimitShield
@@ -136,6 +136,9 @@ class Turn:
 
     def succeed(self) -> None:
         """Take note of an attempt whose value is the task's result."""
+        if self._plan.dead_letter and self._attempts.attempt > 1:
+            with self._shield():
+                forget(self._task, self._request, lambda: self._records[0])
         if self._plan.breaker is not None:
             with self._shield():
                 self._tell_breaker(failed=False)
