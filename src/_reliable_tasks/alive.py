@@ -56,7 +56,7 @@ def _standstill(report: Report, now: float, within: float, broker_within: float)
     if report.lost is not None:
         away = now - report.lost
         return f"it has been without its broker for {away:.0f} s" if away > broker_within else ""
-    silent = now - report.loop
+    silent = report.written - report.loop  # what came after the report is in the next one
     if silent > within and not report.rests:
         return f"its main loop has not turned for {silent:.0f} s"
     return ""

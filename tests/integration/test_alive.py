@@ -218,6 +218,7 @@ class TestLong:
     def test_a_warm_shutdown(self, watched):
         """Its loop has ended and its jobs have not; it is alive until they have."""
         watched.begin("work", "last", seconds=4 * WITHIN)
+        watched.wait_alive("1 of ")  # the main process knows of it too
         watched.worker.terminate(timeout=None)
         if watched.worker.arguments[2] != "solo":  # whose loop hears of it after the job
             watched.wait_alive("it shuts down, and 1 jobs still run")

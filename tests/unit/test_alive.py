@@ -62,9 +62,9 @@ FAULTS = {
         "its last report is 61 s old",
     ),
     "it wrote before the machine was started": ({"written": NOW + 99}, "of before this machine"),
-    "its loop stands still": ({"loop": NOW - 75}, "its main loop has not turned for 75 s"),
+    "its loop stands still": ({"loop": NOW - 76}, "its main loop has not turned for 75 s"),
     "its solo job is past its time": (
-        {"loop": NOW - 75, "slots": 1, "busy": 1, "hung": 1},
+        {"loop": NOW - 76, "slots": 1, "busy": 1, "hung": 1},
         "its main loop has not turned for 75 s",
     ),
     "the broker is away": ({"lost": NOW - 61}, "it has been without its broker for 61 s"),
