@@ -40,20 +40,25 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
             the visibility timeout of a Redis broker; without effect with another broker.
 
     Raises:
-        ConfigurationError: *settings* are no mapping, or a preset relies on the heartbeat, which
-            was turned off.
+        ConfigurationError: *settings* are no mapping, *heartbeat* is neither True nor False, or a
+            preset relies on the heartbeat, which was turned off.
     """
     if settings is not None and not isinstance(settings, Mapping):
         raise ConfigurationError(
             f"settings: expected a preset or a mapping of settings, got {type(settings).__name__}. "
             "presets.redis and presets.rabbitmq make a preset of an address."
         )
+    if not isinstance(heartbeat, bool):
+        raise ConfigurationError(
+            f"heartbeat: expected True or False, got {heartbeat!r}. How often it beats follows from "
+            "the visibility timeout."
+        )
     applied = _applied_to(app)
     sources = applied.sources if settings is None else applied.sources_with(settings)
     if not heartbeat and any(getattr(each, "heartbeat", False) for each in sources):
         raise ConfigurationError(
             "heartbeat: expected True in setup with a preset that was made with heartbeat=True, "
-            f"got {heartbeat!r}. Its visibility timeout is too short without one."
+            "got False. Its visibility timeout is too short without one."
         )
     applied.take(sources)
     if app.configured:

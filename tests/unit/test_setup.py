@@ -329,6 +329,13 @@ def test_what_is_no_mapping_is_refused(app: Celery, settings: Any) -> None:
     assert "hush" not in str(error.value)
 
 
+@pytest.mark.parametrize("heartbeat", [60, None, "no"])
+def test_the_heartbeat_takes_no_number(app: Celery, heartbeat: Any) -> None:
+    """It is there or not; how often it beats is not said here."""
+    with pytest.raises(ConfigurationError, match="heartbeat: expected True or False, got"):
+        setup(app, heartbeat=heartbeat)
+
+
 def test_the_later_word_on_the_heartbeat_is_heard(app: Celery) -> None:
     """It can be turned off and on, but not off beside a preset that relies on it."""
     setup(app)
