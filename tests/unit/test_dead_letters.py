@@ -286,6 +286,16 @@ class TestReplay:
         ground.clock.advance(MINUTE)
         assert replay(ground.app, kept) is Replay.PUBLISHED
 
+    @KINDS
+    def test_a_letter_that_was_thrown_away_meanwhile(self, ground: Ground, kind: str) -> None:
+        """Who has seen a letter before another operator threw it away runs nothing."""
+        kept = ground.bury(ground.declare(kind))
+        purge(kept)
+
+        assert replay(ground.app, kept) is Replay.GONE
+        ground.work()
+        assert ground.ran == []
+
     def test_an_older_copy_does_not_run(self, ground: Ground) -> None:
         """A message from before the replay that turns up late is dropped."""
         task = ground.declare("quarantined")
@@ -309,6 +319,8 @@ class TestReplay:
             kept.letter, at=kept.letter.at + 1, standing=Standing(standing.key, standing.line + 1)
         )
         kept = dataclasses.replace(kept, letter=late)
+        terms = {"at_ms": late.at_ms, "most": 9, "oldest_ms": 9}
+        ground.store.bury(kept.shelf.name, "job", late.encode(), **terms)
 
         assert replay(ground.app, kept) is Replay.PUBLISHED
         ground.work()

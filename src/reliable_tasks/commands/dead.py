@@ -27,6 +27,7 @@ EXPLAINED = {
     Replay.PUBLISHED: "it is in the broker",
     Replay.TAKEN_OFF: "an earlier replay had published it; its letter is off the shelf",
     Replay.ELSEWHERE: "somebody is replaying it, or was a minute ago: try again later",
+    Replay.GONE: "its letter was thrown away meanwhile, or another took its place",
     Replay.GOES_ON: "it runs, waits for its retry, or was published again: look at it with `why`",
 }
 
@@ -144,7 +145,7 @@ def replay(
     if as_json:
         pairs = zip(kept, outcomes, strict=True)
         print_json([{"id": each.letter.id, "outcome": str(outcome)} for each, outcome in pairs])
-    if any(outcome in (Replay.ELSEWHERE, Replay.GOES_ON) for outcome in outcomes):
+    if not set(outcomes) <= {Replay.PUBLISHED, Replay.TAKEN_OFF}:
         context.exit(1)
 
 

@@ -60,6 +60,8 @@ class Replay(StrEnum):
     """Somebody else is replaying it, or was a minute ago; the letter stays."""
     GOES_ON = "goes on"
     """The job runs, waits for its retry, or was published again since; the letter stays."""
+    GONE = "gone"
+    """The letter was thrown away, or a later one of the job took its place."""
 
 
 def replay(app: Any, kept: Kept, *, queue: str | None = None) -> Replay:
@@ -141,12 +143,15 @@ def replay_all(
 
 def _publish_once(app: Any, kept: Kept, publication: str, queue: str | None) -> Replay:
     letter = kept.letter
+    if not kept.is_there():
+        return Replay.GONE
     standing = _standing(app, letter)
     headers: dict[str, Any] = {REPLAY_HEADER: [1, letter.id, letter.at_ms, publication]}
     if standing is not None:
         line = standing.line + HOPS_PER_REPLAY
+        records = getattr(app.tasks.get(letter.task), "records", kept.store)  # may be its own
         horizon_ms = _horizon_ms(app, letter.task)
-        if not kept.store.reopen(standing.key, job=letter.id, line=line, horizon_ms=horizon_ms):
+        if not records.reopen(standing.key, job=letter.id, line=line, horizon_ms=horizon_ms):
             return Replay.GOES_ON
         own = header_in(letter.headers) or Header(letter.id)
         headers = {NAME: replace(own, hop=line, abandoned=(), turn=0).encode()}

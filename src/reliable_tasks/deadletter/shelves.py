@@ -29,6 +29,16 @@ class Kept:
     store: Store = field(repr=False)
     shelf: Shelf = field(repr=False)
 
+    def is_there(self) -> bool:
+        """
+        Whether this very letter is still kept.
+
+        Raises:
+            StoreUnavailable: The store did not answer.
+        """
+        data = self.store.letter(self.shelf.name, self.letter.id)
+        return data is not None and Letter.parse(data).at_ms == self.letter.at_ms
+
     def take_off(self) -> bool:
         """
         Take the letter off its shelf, unless a later one took its place; whether it was there.
