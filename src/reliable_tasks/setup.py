@@ -50,8 +50,8 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
         )
     if not isinstance(heartbeat, bool):
         raise ConfigurationError(
-            f"heartbeat: expected True or False, got {heartbeat!r}. How often it beats follows from "
-            "the visibility timeout."
+            f"heartbeat: expected True or False, got {heartbeat!r}. How often it beats follows "
+            "from the visibility timeout."
         )
     applied = _applied_to(app)
     sources = applied.sources if settings is None else applied.sources_with(settings)
