@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from celery import Task
 
-from reliable_tasks import IdempotentTask, StoreUnavailable, UniqueTask, retry_task
+from reliable_tasks import (
+    ConfigurationError,
+    IdempotentTask,
+    StoreUnavailable,
+    UniqueTask,
+    retry_task,
+)
 from reliable_tasks.burial import Shelf
 from reliable_tasks.core.records import State
 from reliable_tasks.deadletter import replaying
@@ -20,6 +26,7 @@ from reliable_tasks.deadletter.replaying import Replay, replay, replay_all
 from reliable_tasks.deadletter.shelves import Found, Kept, Wanted, find, purge
 from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.testing import ManualClock
+from reliable_tasks.worker import check
 from tests.unit.test_publishing import Bench
 
 MINUTE = 61.0
@@ -508,6 +515,23 @@ class TestBounds:
 
         assert [each.letter.id for each in ground.found.kept] == ["job-1", "job-2"]
         assert "[job-2] took the place of a dead letter: dropped=job-0" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "words"),
+        [
+            ("limit", 0, "expected a whole number from 1, got 0"),
+            ("limit", True, "expected a whole number from 1, got True"),
+            ("age", 0, "expected seconds"),
+            ("age", "1 day", "expected seconds"),
+        ],
+    )
+    def test_bounds_that_cannot_be(
+        self, ground: Ground, setting: str, value: Any, words: str
+    ) -> None:
+        """A worker refuses them at its start."""
+        ground.app.conf[f"reliable_tasks_dead_letter_{setting}"] = value
+        with pytest.raises(ConfigurationError, match=f"dead_letter_{setting}: {words}"):
+            check(ground.app)
 
     def test_what_cannot_be_dropped_stays(self) -> None:
         """A store that falls silent in between has kept the new letter all the same."""

@@ -12,7 +12,6 @@ from celery import bootsteps
 from reliable_tasks.burial import log_dropped
 from reliable_tasks.deadletter.letters import letter_of_message, source_of
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.publish import queue_of
 from reliable_tasks.storage import place_of, shelf_of
 
 __all__ = ("RefusalStep", "keep")
@@ -76,7 +75,7 @@ def _put(consumer: Any, *answers: Callable[..., Any]) -> None:
 
 def _rejected(consumer: Any, message: Any, reason: str) -> None:
     """Keep a message that Celery rejects, unless RabbitMQ has a place for it then."""
-    queue = consumer.app.amqp.queues.get(queue_of(consumer.app, message) or "")
+    queue = consumer.app.amqp.queues.get(source_of(consumer.app, message) or "")
     if queue is None or "x-dead-letter-exchange" not in (queue.queue_arguments or {}):
         keep(consumer, message, reason)
 
