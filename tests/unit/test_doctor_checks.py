@@ -14,7 +14,7 @@ from reliable_tasks.doctor import checks
 from reliable_tasks.doctor.checks import CHECKS
 from reliable_tasks.doctor.checks.releases import FAULTS
 from reliable_tasks.doctor.examining import report_of
-from reliable_tasks.doctor.facts import TROUBLES, Declared, Entry, Facts, Queue, Unacked
+from reliable_tasks.doctor.facts import TROUBLES, Declared, Entry, Facts, Link, Queue, Unacked
 from reliable_tasks.doctor.findings import SEVERITIES, TOPICS, Check
 from tests import doctor_page
 from tests.patients import (
@@ -29,6 +29,7 @@ from tests.patients import (
     REDIS,
     RELEASES,
     RPC,
+    SERVER,
     WORKER,
     broken,
     conf,
@@ -51,6 +52,7 @@ BY_ID = {check.id: check for check in CHECKS}
 ORDERS = Declared(name="orders", routing_key="orders")
 HOUR = options(settings(has_heartbeat=False), visibility_timeout=3_600)
 SLOW = declared({**QUORUM, "x-consumer-timeout": 7_200_000})
+ELSEWHERE = replace(REDIS, servers=frozenset({"10.0.0.7:6379"}))
 GROWING = queue(depth=40, grew=8, taken=0)
 ENTRY = Entry(name="nightly", task="shop.mail", queue="jobs")
 PICKLED = "application/x-python-serialize"
@@ -488,7 +490,7 @@ SICK: dict[str, list[tuple[Facts, str, str]]] = {
     "backend-shared": [
         (settings(backend=REDIS), "warning", "database 0 of redis://redis:6379/0"),
         (
-            settings(backend=replace(REDIS, servers=frozenset({"10.0.0.7:6379"}))),
+            settings(backend=ELSEWHERE),  # another name of the same server
             "warning",
             "database 0",
         ),
@@ -499,6 +501,11 @@ SICK: dict[str, list[tuple[Facts, str, str]]] = {
     "eviction-policy": [
         (server(policy="allkeys-lru"), "error", "(messages, results, records): maxmemory-policy"),
         (server(policy="volatile-ttl"), "error", "maxmemory-policy volatile-ttl"),
+        (
+            server(policy="allkeys-lru", identity=None),  # one server by its address
+            "error",
+            "(messages, results, records): maxmemory-policy",
+        ),
         (
             server(settings(ON_RABBITMQ, store=None), policy="allkeys-lru"),
             "error",
@@ -551,6 +558,7 @@ SICK: dict[str, list[tuple[Facts, str, str]]] = {
             "issues/9651|pull/9799|pull/9986",
         ),
         (of_celery("5.5.3"), "info", "celery 5.5.3: this process"),
+        (of_celery("5.5.0"), "info", "pull/9799"),
         (of_celery("5.6.0", ON_RABBITMQ), "warning", "pull/9986"),
         (of_celery("5.6.1"), "warning", "pull/10045"),
         (of_kombu("5.6.2", declared(arguments={})), "error", "issues/2469"),
@@ -664,6 +672,7 @@ WELL: dict[str, list[Facts]] = {
     "retry-delay-fraction": [
         task(retry_delay=0.2),
         task(ON_RABBITMQ, retry_delay=0),
+        task(declared(arguments={}), retry_delay=0.2),
         task(ON_RABBITMQ, retry_delay=0.2, guarded=GUARDED),
     ],
     "time-limit-missing": [
@@ -732,6 +741,11 @@ WELL: dict[str, list[Facts]] = {
     "store-unreachable": [ON_REDIS, settings(store=None)],
     "backend-shared": [
         ON_REDIS,
+        replace(
+            settings(backend=ELSEWHERE),
+            backend=Link(place=ELSEWHERE, redis=replace(SERVER, identity="77c0")),
+        ),
+        offline(settings(backend=ELSEWHERE)),
         settings(ON_RABBITMQ, backend=REDIS),
         settings(backend=replace(REDIS, prefix="results:")),
     ],
@@ -741,6 +755,7 @@ WELL: dict[str, list[Facts]] = {
         server(policy="allkeys-lru", maxmemory=0),
         server(replace(ON_REDIS, store=None), policy="volatile-lru"),
     ],
+    "persistence-none": [ON_REDIS, server(appendonly=False), server(save="")],
     "persistence-snapshots-only": [ON_REDIS, server(appendonly=False, save="")],
     "memory-nearly-full": [ON_REDIS, server(maxmemory=0, used_memory=2**40)],
     "keys-evicted": [ON_REDIS, server(replace(ON_RABBITMQ, store=None), evicted=7)],
