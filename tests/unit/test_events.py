@@ -11,7 +11,7 @@ import pytest
 
 from reliable_tasks import signals
 from reliable_tasks.errors import StoreUnavailable
-from reliable_tasks.events import tell
+from reliable_tasks.events import is_heard, tell
 from reliable_tasks.message import Event
 
 OUTAGE = StoreUnavailable("claim", "TimeoutError")
@@ -146,3 +146,31 @@ def test_a_receiver_that_raises_changes_nothing(
 
     assert heard == [True]
     assert "receiver" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("event", "signal"),
+    [(Event.CLAIMED, signals.task_claimed), (Event.SETTLED, signals.task_settled)],
+)
+def test_what_comes_with_each_execution(
+    event: str, signal: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told while somebody listens, and never logged."""
+    heard: list[dict[str, Any]] = []
+
+    def hear(sender: Any, **fields: Any) -> None:
+        heard.append(fields)
+
+    assert not is_heard(event)
+    signal.connect(hear)
+    try:
+        assert is_heard(event)
+        with caplog.at_level(logging.DEBUG):
+            tell(event, SimpleNamespace(task="task", job="job", key="key"), {"seconds": 0.1})
+    finally:
+        signal.disconnect(hear)
+
+    assert not is_heard(event)
+    [fields] = heard
+    assert (fields["task_id"], fields["key"], fields["seconds"]) == ("job", "key", 0.1)
+    assert caplog.records == []

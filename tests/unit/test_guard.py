@@ -103,6 +103,7 @@ class FakeMessage:
     revoked: list[str] = field(default_factory=list)
     runs: int = 0
     retried: bool = False
+    past: Sequence[Mapping[str, Any]] = ()
 
     def _attempt(self, name: str) -> None:
         left, error = self.broken.get(name, (0, None))
@@ -155,6 +156,7 @@ class FakeMessage:
         return ValueError(data.decode())
 
     def letter(self, reason: str, at_ms: int, past: Sequence[Mapping[str, Any]]) -> bytes:
+        self.past = past
         return f"letter of {self.job}".encode()
 
     def max_run_ms(self) -> int:
@@ -169,6 +171,7 @@ class Bench:
         self.store = FlakyStore(self.clock)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.slept: list[float] = []
+        self.listens = False
         self._deliveries = count()
 
     def monotonic(self) -> float:
@@ -185,6 +188,7 @@ class Bench:
             read({"lease_seconds": 30, "redelivery_horizon": 3_600, **options}),
             shelf=SHELF,
             tell=lambda event, _, details: self.events.append((event, details)),
+            heard=lambda _: self.listens,
             sleep=self._sleep,
         )
         return guarded.execute(message)
@@ -994,3 +998,80 @@ def test_a_job_that_ended_after_the_call_answers_it(bench: Bench) -> None:
 
     assert bench.execute(message, retention=0) == "value"
     assert message.runs == 0
+
+
+class TestOfEachExecution:
+    """What is told of every execution, if anybody listens."""
+
+    def test_nobody_listens(self, bench: Bench) -> None:
+        """Nothing is told."""
+        bench.execute(FakeMessage())
+
+        assert bench.events == []
+
+    def test_a_job_that_is_done(self, bench: Bench) -> None:
+        """Its claim and its outcome, with how long each took, and the body."""
+        bench.listens = True
+        bench.execute(FakeMessage(lambda _: bench.clock.advance(7)))
+
+        [(claimed, first), (settled, second)] = bench.events
+        assert (claimed, settled) == (Event.CLAIMED, Event.SETTLED)
+        assert first.pop("delivery") == second.pop("delivery")
+        assert first.pop("token") > 0
+        assert first == {"answer": "granted", "seconds": 0.0, "attempt": 1, "crashes": 0}
+        assert second == {"state": "done", "seconds": 0.0, "ran": pytest.approx(7)}
+
+    @pytest.mark.parametrize(
+        ("error", "state"),
+        [(ValueError(), "failed"), (NotYet(), "retrying"), (GivenBack(), "released")],
+    )
+    def test_other_ends(self, bench: Bench, error: Exception, state: str) -> None:
+        """Each has its name."""
+        bench.listens = True
+
+        def body(_: Lease) -> None:
+            raise error
+
+        with pytest.raises(type(error)):
+            bench.execute(FakeMessage(body))
+        assert bench.events[-1][1]["state"] == state
+
+    def test_another_answer(self, bench: Bench) -> None:
+        """A claim that is not granted is told as well, and nothing is settled."""
+        bench.listens = True
+        bench.held()
+        with pytest.raises(Drop):
+            bench.execute(FakeMessage())
+
+        assert [details["answer"] for event, details in bench.events if event == Event.CLAIMED] == [
+            "busy"
+        ]
+        assert Event.SETTLED not in bench.told
+
+    def test_without_the_store(self, bench: Bench) -> None:
+        """A run without a guard is a claim without an answer."""
+        bench.listens, bench.store.down = True, {"claim": 1}
+        bench.execute(FakeMessage(), when_store_down="run")
+
+        assert bench.events[-1][1]["answer"] == "unguarded"
+
+
+def test_a_death_is_noted_by_who_takes_over(bench: Bench) -> None:
+    """A letter that comes later knows when each execution began that died, and where."""
+    token = bench.held()
+    bench.clock.advance(LEASE_MS / 1_000 + 1)
+    bench.execute(FakeMessage())
+
+    [noted] = SHELF.past(bench.store, "a")
+    assert noted == {"outcome": "died", "delivery": "elsewhere-0", "began": token / 1_000_000}
+
+
+def test_the_last_death_is_in_the_letter(bench: Bench) -> None:
+    """Of an execution that nobody took over the record knows as much."""
+    bench.held()
+    bench.clock.advance(LEASE_MS / 1_000 + 1)
+    message = FakeMessage()
+    with pytest.raises(Quarantined):
+        bench.execute(message, max_crashes=1)
+
+    assert [each["delivery"] for each in message.past] == ["elsewhere-0"]
