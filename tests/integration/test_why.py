@@ -92,25 +92,11 @@ def place(valkey, tmp_path_factory) -> Iterator[Place]:
     app.conf.update(broker_url=database.url, result_backend=database.url)
     env = {**database.celery_env, sought.FOLDER: str(folder)}
     with WorkerProcess(APP, concurrency=3, env=env) as worker:
-        publish(app)
+        sought.publish()
         yield Place(database, worker, folder)
     for signal in (*(signal for signal, _ in HEARD), celery_signals.worker_process_shutdown):
         signal.disconnect(dispatch_uid=uid_of(app))
     close_app(app)
-
-
-def publish(app: Celery) -> None:
-    """Publish what needs no further word to be where it will be."""
-    sought.poison.apply_async(task_id="poison")
-    sought.quick.apply_async(task_id="done")
-    sought.failing.apply_async(task_id="failed")
-    sought.hopeless.apply_async(task_id="hopeless")
-    sought.quick.apply_async(task_id="expired", expires=-5)
-    app.send_task("nobody.knows", task_id="unregistered")
-    sought.plain.apply_async(("secret",), task_id="refused", serializer="pickle")
-    sought.shaky.apply_async(task_id="retried")
-    sought.guarded_shaky.apply_async(task_id="guarded-retried")
-    sought.quick.apply_async(task_id="later", countdown=900)
 
 
 @pytest.fixture(autouse=True)

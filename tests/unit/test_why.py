@@ -28,7 +28,8 @@ from reliable_tasks.inspection.why.reading import (
     record_from,
     seconds_of,
 )
-from reliable_tasks.inspection.why.verdict import Note, Standing, judge
+from reliable_tasks.inspection.why.standings import Note, Standing
+from reliable_tasks.inspection.why.verdict import judge
 from reliable_tasks.inspection.why.words import document_of, headline, line_of, sentence_of
 
 NOW = 1_795_284_000.0  # 2026-11-21 18:00:00 UTC
@@ -289,6 +290,22 @@ ROWS = {
         Standing.EXPIRED,
         "It expired before it began, 10 s ago",
     ),
+    "expired, by the recorder, in RabbitMQ": Row(
+        {
+            "jots": (
+                jot("published", ago=60, queue="celery", expires="2026-11-21T17:59:30+00:00"),
+            ),
+            "gaps": (UNSEARCHED,),
+        },
+        Standing.EXPIRED,
+        "It expired before it began, 30 s ago (2026-11-21 17:59:30 UTC).",
+    ),
+    "queued, and too late": Row(
+        {"sightings": (queued(headers={"expires": "2026-11-21T17:59:30+00:00"}),)},
+        Standing.QUEUED,
+        "It waits in the queue celery",
+        notes=("too-late",),
+    ),
     "replaced": Row(
         {"ending": Ending(status="REVOKED", reason="replaced")},
         Standing.REPLACED,
@@ -309,6 +326,12 @@ ROWS = {
         Standing.REFUSED,
         "A worker (w1@host) refused its message, 10 s ago (2026-11-21 17:59:50 UTC): "
         "ContentDisallowed.",
+    ),
+    "dropped as unknown, and kept": Row(
+        {"letter": Letter(reason="", at=NOW, is_refused=True, is_unknown=True)},
+        Standing.UNREGISTERED,
+        "A worker does not know its task and dropped it, just now.",
+        notes=("kept-whole",),
     ),
     "refused, and kept": Row(
         {"letter": Letter(reason="ContentDisallowed: no pickle", at=NOW, is_refused=True)},
@@ -351,6 +374,25 @@ ROWS = {
         {"sightings": (held("scheduled", headers={"retries": 2}, eta=iso(20)),)},
         Standing.RETRYING,
         "It is tried again: attempt 3 in 20 s",
+    ),
+    "retrying in a worker, by the recorder": Row(
+        {
+            "requests": (request("scheduled", eta=iso(50)),),
+            "jots": (jot("published"), jot("published", retries=1, eta=iso(50)), jot("received")),
+            "gaps": (UNSEARCHED,),
+        },
+        Standing.RETRYING,
+        "It is tried again: attempt 2 in 50 s (2026-11-21 18:00:50 UTC); its message waits on "
+        "w1@host.",
+    ),
+    "retrying in a worker, by the backend": Row(
+        {
+            "requests": (request("scheduled", eta=iso(50)),),
+            "ending": Ending(status="RETRY"),
+            "gaps": (UNSEARCHED,),
+        },
+        Standing.RETRYING,
+        "It is tried again: its next attempt in 50 s",
     ),
     "retrying, and due": Row(
         {"sightings": (queued(headers={"retries": 1}, ahead=1),), **READERS, **DEPTH},

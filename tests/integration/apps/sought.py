@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from tenacity import wait_fixed
 from reliable_tasks import IdempotentTask, UniqueTask, retry_task, setup
 
 FOLDER = "SOUGHT_FOLDER"
+SETTINGS = "SOUGHT_SETTINGS"
 
 app = Celery("sought", broker=os.environ.get("CELERY_BROKER_URL", "redis://localhost:1/0"))
 setup(
@@ -22,6 +24,7 @@ setup(
         "worker_prefetch_multiplier": 1,
         "reliable_tasks_lease_seconds": 2,
         "reliable_tasks_flight_recorder": True,
+        **json.loads(os.environ.get(SETTINGS, "{}")),
     },
 )
 
@@ -94,3 +97,17 @@ def failing() -> None:
 def poison() -> None:
     """Kill the process."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def publish() -> None:
+    """Publish what needs no further word to be where it will be."""
+    poison.apply_async(task_id="poison")
+    quick.apply_async(task_id="done")
+    failing.apply_async(task_id="failed")
+    hopeless.apply_async(task_id="hopeless")
+    quick.apply_async(task_id="expired", expires=-5)
+    app.send_task("nobody.knows", task_id="unregistered")
+    plain.apply_async(("secret",), task_id="refused", serializer="pickle")
+    shaky.apply_async(task_id="retried")
+    guarded_shaky.apply_async(task_id="guarded-retried")
+    quick.apply_async(task_id="later", countdown=900)

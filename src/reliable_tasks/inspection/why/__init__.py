@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from reliable_tasks.inspection.why.gathering import gather
-from reliable_tasks.inspection.why.verdict import Note, Standing, Verdict, judge
+from reliable_tasks.inspection.why.standings import Note, Standing, Verdict
+from reliable_tasks.inspection.why.verdict import judge
 from reliable_tasks.inspection.why.words import document_of, headline, line_of, remedy, sentence_of
 
 __all__ = (

@@ -68,6 +68,11 @@ class RecordSeen:
     is_draining: bool = False
     reserved_until: float | None = None
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether another job has the key."""
+        return self.holder is not None and self.holder_state in {"running", "retrying"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSeen:
@@ -123,12 +128,17 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """The job among the dead letters; *is_refused*: no worker could take its message."""
+    """
+    The job among the dead letters.
+
+    *is_refused*: no worker could take its message; *is_unknown*: because of its task's name.
+    """
 
     reason: str
     at: float
     task: str | None = None
     is_refused: bool = False
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ __all__ = (
 
 PENDING = "PENDING"
 REFUSED = "refused"  # a kind of dead letter
+UNKNOWN_TASK = "does not know the task"  # in its reason
 PUBLISHED = "reliable_tasks_published"  # by contrib.prometheus
 
 
@@ -169,12 +170,13 @@ def letter_from(raw: bytes | None) -> Letter | None:
     letter = _document(raw)
     if letter is None:
         return None
-    at = letter.get("at")
+    at, reason = letter.get("at"), str(letter.get("reason") or "")
     return Letter(
-        reason=str(letter.get("reason") or ""),
+        reason=reason,
         at=float(at) if isinstance(at, int | float) else 0.0,
         task=letter.get("task"),
         is_refused=letter.get("kind") == REFUSED,
+        is_unknown=UNKNOWN_TASK in reason,
     )
 
 

@@ -8,13 +8,12 @@ gives it; what else is known and worth a line is noted beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from reliable_tasks.broker.view import Sighting
-from reliable_tasks.inspection.why.evidence import Evidence, Gap, Jot, RecordSeen
+from reliable_tasks.inspection.why.asides import asides
+from reliable_tasks.inspection.why.evidence import Evidence, Jot
 from reliable_tasks.inspection.why.reading import (
     attempt_in,
     due_in,
@@ -22,72 +21,9 @@ from reliable_tasks.inspection.why.reading import (
     published_in,
     seconds_of,
 )
+from reliable_tasks.inspection.why.standings import Facts, Standing, Verdict, known
 
-__all__ = ("Note", "Standing", "Verdict", "judge")
-
-
-class Standing(StrEnum):
-    """Where a job is."""
-
-    RUNNING = "running"
-    ABANDONED = "abandoned"
-    QUARANTINED = "quarantined"
-    DONE = "done"
-    REVOKED = "revoked"
-    EXPIRED = "expired"
-    REPLACED = "replaced"
-    UNREGISTERED = "unregistered"
-    REFUSED = "refused"
-    DEAD_LETTER = "dead-letter"
-    FAILED = "failed"
-    DUPLICATE = "duplicate"
-    RETRYING = "retrying"
-    DEFERRED = "deferred"
-    PREFETCHED = "prefetched"
-    SCHEDULED = "scheduled"
-    HELD = "held"
-    QUEUED = "queued"
-    RESERVED = "reserved"
-    PUBLISHED = "published"
-    UNKNOWN = "unknown"
-
-
-Facts = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something beside the verdict that an operator should know."""
-
-    name: str
-    facts: Facts = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """
-    Where a job is, and for what reason.
-
-    Attributes:
-        task_id: The job.
-        now: When it was looked for, seconds since 1970.
-        standing: Where it is.
-        source: Who says so: ``workers``, ``record``, ``broker``, ``result backend``, ``dead
-            letters``, ``flight recorder``, or nobody.
-        facts: The details; times in seconds since 1970.
-        notes: What else is known.
-        jots: What the flight recorder has.
-        gaps: What was not looked at.
-    """
-
-    task_id: str
-    now: float
-    standing: Standing
-    source: str = ""
-    facts: Facts = field(default_factory=dict)
-    notes: tuple[Note, ...] = ()
-    jots: tuple[Jot, ...] = ()
-    gaps: tuple[Gap, ...] = ()
+__all__ = ("judge",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +42,11 @@ def judge(seen: Evidence) -> Verdict:
         now=seen.now,
         standing=found.standing,
         source=found.source,
-        facts=_known(task=seen.task, key=seen.record.key if seen.record else None, **found.facts),
-        notes=tuple(_notes(seen, found.standing)),
+        facts=known(task=seen.task, key=seen.record.key if seen.record else None, **found.facts),
+        notes=tuple(asides(seen, found.standing)),
         jots=seen.jots,
         gaps=seen.gaps,
     )
-
-
-def _known(**facts: Any) -> dict[str, Any]:
-    return {name: value for name, value in facts.items() if value is not None}
 
 
 # --- it runs, or ran until its process died ------------------------------------------------
@@ -128,7 +60,7 @@ def _runs(seen: Evidence) -> _Answer | None:
     return _Answer(
         Standing.RUNNING,
         "workers",
-        _known(
+        known(
             worker=request.node,
             pid=request.pid,
             since=request.since,
@@ -143,7 +75,7 @@ def _runs_by_record(seen: Evidence) -> _Answer | None:
     record = seen.record
     if record is None or record.state != "running":
         return None
-    facts = _known(
+    facts = known(
         worker=record.worker,
         pid=record.pid,
         since=record.since,
@@ -163,9 +95,9 @@ def _comes_again(seen: Evidence) -> Facts:
         known_until = None
         if held.since is not None and seen.visibility_timeout is not None:
             known_until = held.since + seen.visibility_timeout
-        return _known(queue=held.queue, redelivery_at=known_until)
+        return known(queue=held.queue, redelivery_at=known_until)
     waits = seen.sighting("queued")
-    return {} if waits is None else _known(queue=waits.queue, ahead=waits.ahead)
+    return {} if waits is None else known(queue=waits.queue, ahead=waits.ahead)
 
 
 # --- it is over -----------------------------------------------------------------------------
@@ -178,7 +110,7 @@ def _is_quarantined(seen: Evidence) -> _Answer | None:
     return _Answer(
         Standing.QUARANTINED,
         "record",
-        _known(
+        known(
             crashes=record.crashes or None,
             behind=record.holder if record.state != "quarantined" else None,
             letter=seen.letter is not None,
@@ -192,7 +124,7 @@ def _is_done(seen: Evidence) -> _Answer | None:
         return None
     at = _ended_at(seen)
     return _Answer(
-        Standing.DONE, "record", _known(replays=record.replays, worker=record.worker, at=at)
+        Standing.DONE, "record", known(replays=record.replays, worker=record.worker, at=at)
     )
 
 
@@ -207,7 +139,7 @@ def _was_revoked(seen: Evidence) -> _Answer | None:
         ending.reason or "", Standing.REVOKED
     )
     return _Answer(
-        standing, "result backend", _known(reason=ending.reason, at=seconds_of(ending.at))
+        standing, "result backend", known(reason=ending.reason, at=seconds_of(ending.at))
     )
 
 
@@ -220,15 +152,17 @@ def _was_unregistered(seen: Evidence) -> _Answer | None:
     if ending is None or ending.error != "NotRegistered":
         return None
     at = seconds_of(ending.at)
-    return _Answer(Standing.UNREGISTERED, "result backend", _known(at=at, worker=ending.worker))
+    return _Answer(Standing.UNREGISTERED, "result backend", known(at=at, worker=ending.worker))
 
 
 def _is_dead_letter(seen: Evidence) -> _Answer | None:
     letter = seen.letter
     if letter is None:
         return None
-    standing = Standing.REFUSED if letter.is_refused else Standing.DEAD_LETTER
-    return _Answer(standing, "dead letters", _known(reason=letter.reason, at=letter.at))
+    standing = Standing.DEAD_LETTER
+    if letter.is_refused:
+        standing = Standing.UNREGISTERED if letter.is_unknown else Standing.REFUSED
+    return _Answer(standing, "dead letters", known(reason=letter.reason, at=letter.at))
 
 
 def _has_failed(seen: Evidence) -> _Answer | None:
@@ -239,7 +173,7 @@ def _has_failed(seen: Evidence) -> _Answer | None:
     return _Answer(
         Standing.FAILED,
         "record",
-        _known(error=error, replays=record.replays, worker=record.worker, at=_ended_at(seen)),
+        known(error=error, replays=record.replays, worker=record.worker, at=_ended_at(seen)),
     )
 
 
@@ -248,7 +182,7 @@ def _has_ended_by_backend(seen: Evidence) -> _Answer | None:
     ending = seen.ending
     if ending is None or (seen.record is not None and seen.record.state):
         return None
-    facts = _known(error=ending.error, at=seconds_of(ending.at), worker=ending.worker)
+    facts = known(error=ending.error, at=seconds_of(ending.at), worker=ending.worker)
     if ending.status == "SUCCESS":
         return _Answer(Standing.DONE, "result backend", facts)
     if ending.status == "FAILURE" and not (seen.sightings or seen.requests):
@@ -275,7 +209,7 @@ def _has_ended_by_jots(seen: Evidence) -> _Answer | None:
     return _Answer(
         standing,
         "flight recorder",
-        _known(at=last.at, worker=last.where or None, **details),
+        known(at=last.at, worker=last.where or None, **details),
     )
 
 
@@ -314,7 +248,7 @@ def _waits_for_retry(seen: Evidence) -> _Answer | None:
     return _Answer(
         Standing.RETRYING,
         source,
-        _known(
+        known(
             attempt=_attempt_of(sighting) or record.attempt + 1,
             next_at=next_at,
             until=record.until if next_at is None else None,
@@ -325,14 +259,14 @@ def _waits_for_retry(seen: Evidence) -> _Answer | None:
 
 def _waits_for_other(seen: Evidence) -> _Answer | None:
     record, sighting = seen.record, _waiting(seen)
-    if record is None or not _is_taken(record) or not _was_put_off(seen):
+    if record is None or not record.is_taken or not _was_put_off(seen):
         return None
     last = _last(seen.jots, "deferred")
     next_at = _due_of(sighting) or _eta_of(seen) or (_plus_wait(last) if last else None)
     return _Answer(
         Standing.DEFERRED,
         "record",
-        _known(
+        known(
             behind=record.holder,
             behind_state=record.holder_state,
             until=record.until,
@@ -341,11 +275,6 @@ def _waits_for_other(seen: Evidence) -> _Answer | None:
             **_place(seen, sighting),
         ),
     )
-
-
-def _is_taken(record: RecordSeen) -> bool:
-    """Whether another job has the key."""
-    return record.holder is not None and record.holder_state in {"running", "retrying"}
 
 
 def _was_put_off(seen: Evidence) -> bool:
@@ -365,7 +294,7 @@ def _is_fetched(seen: Evidence) -> _Answer | None:
     return _Answer(
         Standing.PREFETCHED,
         "workers",
-        _known(worker=request.node, queue=held.queue if held else None),
+        known(worker=request.node, queue=held.queue if held else None),
     )
 
 
@@ -374,15 +303,17 @@ def _waits_in_worker(seen: Evidence) -> _Answer | None:
     if request is None and sighting is None:
         return None
     due = _due_of(sighting) or _eta_of(seen)
-    facts = _known(
+    facts = known(
         worker=request.node if request else None,
         eta=due,
         queue=sighting.queue if sighting else None,
     )
     source = "workers" if request else "broker"
-    attempt = _attempt_of(sighting)
-    if attempt and attempt > 1:
-        return _Answer(Standing.RETRYING, source, {**facts, "attempt": attempt, "next_at": due})
+    attempt = _attempt_of(sighting) or _attempt_by_jots(seen.jots)
+    is_known_to_retry = seen.ending is not None and seen.ending.status == "RETRY"
+    if is_known_to_retry or (attempt or 0) > 1:
+        again = known(attempt=attempt, next_at=due)
+        return _Answer(Standing.RETRYING, source, {**facts, **again})
     return _Answer(Standing.SCHEDULED, source, facts)
 
 
@@ -390,7 +321,7 @@ def _is_held(seen: Evidence) -> _Answer | None:
     held = seen.sighting("unacked")
     if held is None:
         return None
-    return _Answer(Standing.HELD, "broker", _known(since=held.since, **_comes_again(seen)))
+    return _Answer(Standing.HELD, "broker", known(since=held.since, **_comes_again(seen)))
 
 
 def _is_queued(seen: Evidence) -> _Answer | None:
@@ -402,11 +333,11 @@ def _is_queued(seen: Evidence) -> _Answer | None:
         return _Answer(
             Standing.RETRYING,
             "broker",
-            _known(attempt=attempt, next_at=_due_of(sighting), **place),
+            known(attempt=attempt, next_at=_due_of(sighting), **place),
         )
     published_at = published_in(sighting.headers) or _published_at(seen.jots)
     return _Answer(
-        Standing.QUEUED, "broker", _known(eta=_due_of(sighting), since=published_at, **place)
+        Standing.QUEUED, "broker", known(eta=_due_of(sighting), since=published_at, **place)
     )
 
 
@@ -421,7 +352,7 @@ def _begins_by_backend(seen: Evidence) -> _Answer | None:
     return _Answer(
         standing,
         "result backend",
-        _known(
+        known(
             worker=ending.worker,
             since=seconds_of(ending.at),
             next_at=_plus_wait(last) if last and standing is Standing.RETRYING else None,
@@ -448,12 +379,15 @@ def _goes_on_by_jots(seen: Evidence) -> _Answer | None:
     if standing is None:
         return None
     due = _plus_wait(last) or seconds_of(last.details.get("eta"))
+    expires = seconds_of(last.details.get("expires"))
+    if standing is Standing.PUBLISHED and expires is not None and expires <= seen.now:
+        return _Answer(Standing.EXPIRED, "flight recorder", {"at": expires})
     if standing is Standing.PUBLISHED and due is not None and due > seen.now:
         standing = Standing.SCHEDULED
     return _Answer(
         standing,
         "flight recorder",
-        _known(
+        known(
             at=last.at,
             worker=(last.where or None) if standing in _IN_HAND else None,
             queue=last.details.get("queue"),
@@ -513,9 +447,9 @@ def _place(seen: Evidence, sighting: Sighting | None) -> Facts:
         return {}
     if sighting.state != "queued":
         request = seen.request("reserved") or seen.request("scheduled")
-        return _known(queue=sighting.queue, worker=request.node if request else None)
+        return known(queue=sighting.queue, worker=request.node if request else None)
     queue = seen.queue(sighting.queue)
-    return _known(
+    return known(
         queue=sighting.queue,
         ahead=sighting.ahead,
         depth=queue.depth if queue else None,
@@ -529,6 +463,11 @@ def _due_of(sighting: Sighting | None) -> float | None:
 
 def _attempt_of(sighting: Sighting | None) -> int | None:
     return None if sighting is None else attempt_in(sighting.headers)
+
+
+def _attempt_by_jots(jots: Iterable[Jot]) -> int | None:
+    last = _last(jots, "published")
+    return None if last is None else last.details.get("retries", 0) + 1
 
 
 def _eta_of(seen: Evidence) -> float | None:
@@ -576,83 +515,3 @@ _TELLS_IF = {
 def _plus_wait(jot: Jot) -> float | None:
     wait = jot.details.get("wait")
     return jot.at + wait if isinstance(wait, int | float) else None
-
-
-# --- what else is worth a line --------------------------------------------------------------
-
-_OVER = {
-    Standing.DONE,
-    Standing.FAILED,
-    Standing.QUARANTINED,
-    Standing.DEAD_LETTER,
-    Standing.REVOKED,
-    Standing.EXPIRED,
-}
-
-
-def _notes(seen: Evidence, standing: Standing) -> Iterator[Note]:
-    yield from _notes_on_running(seen, standing)
-    yield from _notes_on_message(seen, standing)
-    yield from _notes_on_record(seen, standing)
-    if seen.letter is not None and standing in {Standing.REFUSED, Standing.UNREGISTERED}:
-        yield Note("kept-whole")
-    suppressed = sum(each.event == "suppressed" for each in seen.jots)
-    if suppressed:
-        yield Note("suppressed-others", {"count": suppressed})
-
-
-def _notes_on_running(seen: Evidence, standing: Standing) -> Iterator[Note]:
-    record, actives = seen.record, [each for each in seen.requests if each.state == "active"]
-    if standing is not Standing.RUNNING:
-        return
-    if len(actives) > 1:
-        yield Note("runs-twice", {"workers": tuple(each.node for each in actives)})
-    if seen.revoked_at:
-        yield Note("revoke-too-late")
-    if record is None or record.state != "running":
-        return
-    if record.until is not None and record.until <= seen.now:
-        yield Note("lease-over", {"until": record.until})
-    if record.is_draining:
-        yield Note("draining")
-    if not actives and seen.workers is not None and record.worker:
-        answers = record.worker in {each.node for each in seen.workers}
-        name = "worker-denies" if answers else "worker-silent"
-        yield Note(name, _known(worker=record.worker, until=record.until))
-
-
-def _notes_on_message(seen: Evidence, standing: Standing) -> Iterator[Note]:
-    queued = seen.sighting("queued")
-    if standing is Standing.REVOKED:
-        is_known = seen.revoked_at or not seen.workers
-        if (seen.sightings or seen.requests) and not is_known:
-            yield Note("revoke-forgotten")
-    elif standing in _OVER and queued is not None:
-        yield Note("copy-waits", {"queue": queued.queue, "guarded": bool(seen.is_guarded)})
-    if queued is not None and standing not in _OVER and seen.workers is not None:
-        if not seen.workers:
-            yield Note("no-worker")
-        elif seen.readers(queued.queue) == ():
-            yield Note("queue-unread", {"queue": queued.queue})
-    if standing not in _OVER and any(each.redelivered for each in seen.sightings):
-        yield Note("redelivered")
-    if standing is Standing.UNKNOWN:
-        filled = {each.name: each.depth for each in seen.queues if each.depth}
-        if filled and any(gap.source == "broker" for gap in seen.gaps):
-            yield Note("may-be-in", {"queues": filled})
-
-
-def _notes_on_record(seen: Evidence, standing: Standing) -> Iterator[Note]:
-    record = seen.record
-    if record is None:
-        return
-    carries = standing in {Standing.DONE, Standing.FAILED} and record.replays
-    if carries and not record.is_closed:
-        yield Note("unfinished-replays", {"replays": record.replays})
-    is_to_come = standing in {Standing.QUEUED, Standing.SCHEDULED, Standing.PREFETCHED}
-    if is_to_come and record.holder_state in {"done", "failed"}:
-        yield Note("answered-by", {"job": record.holder, "state": record.holder_state})
-    if is_to_come and _is_taken(record):
-        yield Note("key-taken", _known(job=record.holder, until=record.until))
-    if record.crashes and standing not in {Standing.QUARANTINED, Standing.DONE}:
-        yield Note("crashes", {"count": record.crashes})

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reliable_tasks.inspection.why.evidence import Jot
-from reliable_tasks.inspection.why.verdict import Note, Standing, Verdict
+from reliable_tasks.inspection.why.standings import Note, Standing, Verdict
 
 __all__ = ("document_of", "headline", "line_of", "remedy", "sentence_of")
 
@@ -363,6 +363,7 @@ _NOTES: Mapping[str, Callable[[_Words], str]] = {
     ),
     "no-worker": lambda _: "No worker answered: nobody takes it.",
     "queue-unread": lambda say: f"No worker that answered reads the queue {say['queue']}.",
+    "too-late": lambda _: "Its `expires` is over: it is dropped when it comes to a worker.",
     "redelivered": lambda _: "It was delivered before, and came back unacknowledged.",
     "may-be-in": _nobody,
     "unfinished-replays": lambda say: (
