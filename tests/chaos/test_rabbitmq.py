@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from reliable_tasks.testing import Ledger, RabbitMQServer, Server, VirtualHost, rabbitmq_server
+from reliable_tasks.testing import Ledger, RabbitMQServer, Server, rabbitmq_server
 from reliable_tasks.testing.fixtures import StartWorker
 from tests.integration import scenarios
 from tests.integration.campaign import Campaign, running
@@ -23,11 +23,16 @@ def queue_type(request: pytest.FixtureRequest) -> QueueType:
 
 @pytest.fixture
 def campaign(
-    vhost: VirtualHost, valkey: Server, ledger: Ledger, worker: StartWorker, queue_type: QueueType
+    rabbitmq: RabbitMQServer,
+    valkey: Server,
+    ledger: Ledger,
+    worker: StartWorker,
+    queue_type: QueueType,
 ) -> Iterator[Campaign]:
     """A campaign on RabbitMQ, with no worker yet."""
+    rabbitmq.ensure_running()
     valkey.ensure_running()
-    ground = RabbitMQGround(vhost, valkey.new_database(), queue_type)
+    ground = RabbitMQGround(rabbitmq.new_vhost(), valkey.new_database(), queue_type)
     with running(ground, ledger, worker) as campaign:
         yield campaign
 
@@ -37,9 +42,9 @@ def test_short_countdowns(campaign: Campaign) -> None:
     scenarios.short_countdowns(campaign, 60)
 
 
-def test_connections_are_cut(campaign: Campaign, vhost: VirtualHost) -> None:
+def test_connections_are_cut(campaign: Campaign) -> None:
     """All connections, the publisher's too, are cut three times over 300 jobs."""
-    scenarios.connections_are_cut(campaign, vhost, 300, cuts=3)
+    scenarios.connections_are_cut(campaign, 300, cuts=3)
 
 
 @pytest.mark.timeout(240)

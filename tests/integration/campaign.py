@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -256,6 +256,7 @@ def running(
         settings["reliable_tasks_store_url"] = store.url
     conf = {"result_backend": ground.records.url, **settings}
     with (
+        closing(ground),
         connected_app(ground.broker_url, **conf) as app,
         redis_store(store or ground.records) as records,
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ def benched(ground: Ground, directory: Path) -> Iterator[Bench]:
     urls = {"broker_url": ground.broker_url, "result_backend": ground.records.url}
     env = environment(ground, ledger, faults)
     with (
+        closing(ground),
         pointed(flows.app, {**urls, **ground.settings}),
         WorkerProcess(APP, concurrency=3, env=env) as worker,
     ):

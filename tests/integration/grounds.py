@@ -59,6 +59,10 @@ class Ground(Protocol):
         """Have the broker take back what a paused worker holds, as it does at last by itself."""
         ...
 
+    def close(self) -> None:
+        """Give back what costs the broker something as long as it is there."""
+        ...
+
 
 @dataclass(slots=True)
 class RedisGround(Ground):
@@ -101,6 +105,9 @@ class RedisGround(Ground):
 
     def take_back(self) -> None:
         """Nothing to do: the visibility timeout is short."""
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 @dataclass(slots=True)
@@ -152,3 +159,6 @@ class RabbitMQGround(Ground):
     def take_back(self) -> None:
         """Drop the connections, as missed heartbeats do after a minute."""
         self.vhost.cut()
+
+    def close(self) -> None:
+        self.vhost.delete()

@@ -10,13 +10,7 @@ from collections.abc import Iterable
 import pytest
 
 from reliable_tasks.core.records import line_of
-from reliable_tasks.testing import (
-    RabbitMQServer,
-    Server,
-    VirtualHost,
-    WorkerProcess,
-    eventually,
-)
+from reliable_tasks.testing import RabbitMQServer, Server, WorkerProcess, eventually
 from tests.integration.apps.guarded import fails_once_taken_over, fenced, keyed, work
 from tests.integration.campaign import Campaign, Every, names
 
@@ -243,31 +237,32 @@ def store_dies(
 def broker_dies(
     campaign: Campaign, server: RabbitMQServer, count: int, *, down: float, kills: int
 ) -> None:
-    """SIGKILL the broker *kills* times while *count* jobs run, and start it again."""
-    worker = campaign.worker(concurrency=2)
-    jobs = names("broker", count)
+    """SIGKILL the broker *kills* times while *count* jobs run or wait, and start it again."""
+    campaign.worker(concurrency=2)
+    jobs, waiting = names("broker", count // 2), names("delayed", count // 2)
     _send_some_twice(campaign, jobs, before=0.05, after=0.05)
+    for number, job in enumerate(waiting):
+        campaign.send(work, job, kwargs={"before": 0.05}, countdown=number % 30)
     server.sync()
 
-    with Every(0.5, _Supervisor(campaign, worker)):
-        for number in range(kills):
-            share = count * (number + 1) / (kills + 1)
-            eventually(lambda share=share: len(campaign.ledger.counts()) >= share, timeout=60)
-            server.kill()
-            time.sleep(down)
-            server.start()
-        campaign.wait_settled(jobs)
+    for number in range(kills):
+        share = count * (number + 1) / (kills + 1)
+        eventually(lambda share=share: len(campaign.ledger.counts()) >= share, timeout=60)
+        server.kill()
+        time.sleep(down)
+        server.start()
+    campaign.wait_settled(jobs + waiting)
 
-    assert_sound(campaign, jobs)
+    assert_sound(campaign, jobs + waiting)
 
 
-def connections_are_cut(campaign: Campaign, vhost: VirtualHost, count: int, *, cuts: int) -> None:
+def connections_are_cut(campaign: Campaign, count: int, *, cuts: int) -> None:
     """Cut all connections *cuts* times while *count* jobs run, and while the last are published."""
-    worker = campaign.worker(concurrency=2)
+    campaign.worker(concurrency=2)
     jobs = names("cut", count)
     _send_some_twice(campaign, jobs[: count // 2], before=0.05, after=0.05)
 
-    with Every(0.5, _Supervisor(campaign, worker)), Every(3.0, vhost.cut) as cutter:
+    with Every(3.0, campaign.ground.take_back) as cutter:
         for job in jobs[count // 2 :]:
             campaign.send(work, job, kwargs={"before": 0.05, "after": 0.05})
             time.sleep(0.02)
@@ -283,8 +278,7 @@ def consumer_timeout_is_hit(campaign: Campaign, *, seconds: float) -> None:
     jobs = names("timeout", 3)
     campaign.send_all(work, jobs, before=seconds)
 
-    with Every(0.5, _Supervisor(campaign, worker)):
-        campaign.wait_settled(jobs, timeout=100)
+    campaign.wait_settled(jobs, timeout=100)
 
     assert "PRECONDITION_FAILED - delivery acknowledgement" in worker.log
     assert campaign.ledger.counts("begin") == dict.fromkeys(jobs, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.integration import scenarios
 from tests.integration.campaign import running
 from tests.integration.flowing import benched
@@ -9,18 +11,22 @@ from tests.integration.grounds import RabbitMQGround
 from tests.integration.test_flows import FLOWS, begin, chorded, finish
 
 
-def test_whole_worker_is_killed(vhost, valkey, ledger, worker):
-    """SIGKILL of the whole worker: nothing is lost, and doubled only before the record."""
+@pytest.fixture
+def ground(rabbitmq, valkey):
+    """Quorum queues, and records and results on Valkey."""
+    rabbitmq.ensure_running()
     valkey.ensure_running()
-    ground = RabbitMQGround(vhost, valkey.new_database(), "quorum")
+    return RabbitMQGround(rabbitmq.new_vhost(), valkey.new_database(), "quorum")
+
+
+def test_whole_worker_is_killed(ground, ledger, worker):
+    """SIGKILL of the whole worker: nothing is lost, and doubled only before the record."""
     with running(ground, ledger, worker) as campaign:
         scenarios.workers_die(campaign, 20, kills=1)
 
 
-def test_chord(vhost, valkey, tmp_path):
+def test_chord(ground, tmp_path):
     """A chord with copies of one member, while another is killed after its record, runs once."""
-    valkey.ensure_running()
-    ground = RabbitMQGround(vhost, valkey.new_database(), "quorum")
     with benched(ground, tmp_path) as bench:
         flow = begin(bench, chorded, ("copies", "a", "copy", 2), ("record", "b", "kill", 1))
 

@@ -62,6 +62,20 @@ def test_virtual_hosts_are_apart(rabbitmq, quorum):
     eventually(lambda: quorum.queues() == {"jobs": QueueState(1, 0, 0)})
 
 
+def test_deleted_virtual_host_is_gone(rabbitmq):
+    """A virtual host goes with its queues and connections, and others stay."""
+    gone, other = rabbitmq.new_vhost(), rabbitmq.new_vhost()
+    with gone.connection() as connection:
+        kombu.Queue("jobs")(connection.default_channel).declare()
+
+        gone.delete()
+
+        eventually(lambda: gone.connections() == 0)
+    assert gone.queues() == {}
+    left = rabbitmq.evaluate("rabbit_vhost:list_names()")
+    assert (gone.name in left, other.name in left) == (False, True)
+
+
 def test_confirmed_message_outlives_a_kill(rabbitmq, quorum):
     """A message that was confirmed is there after SIGKILL of the node, and so is its host."""
     pid, port = rabbitmq.pid, rabbitmq.port

@@ -134,10 +134,12 @@ def postgres_database(postgres: PostgresServer) -> PostgresDatabase:
 
 
 @pytest.fixture
-def vhost(rabbitmq: RabbitMQServer) -> VirtualHost:
+def vhost(rabbitmq: RabbitMQServer) -> Iterator[VirtualHost]:
     """An empty virtual host of `rabbitmq` that no other test gets; the server runs."""
     rabbitmq.ensure_running()
-    return rabbitmq.new_vhost()
+    vhost = rabbitmq.new_vhost()
+    yield vhost
+    vhost.delete()
 
 
 @pytest.fixture
