@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
+from kombu.exceptions import OperationalError
 
 from reliable_tasks.commands import reliable
 from reliable_tasks.deadletter import replaying
@@ -115,6 +116,22 @@ def test_replay_that_has_to_wait(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
     assert done.exit_code == 1
     assert "somebody is replaying it" in done.output
+
+
+def test_replay_without_a_broker(run: Run, ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says what is wrong, and the letter stays."""
+
+    def refuse(*_: object) -> None:
+        raise OperationalError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr(replaying, "_publish", refuse)
+    done = run("replay", "poison")
+
+    assert (done.exit_code, done.output) == (
+        1,
+        "Error: the broker: OperationalError: [Errno 111] Connection refused\n",
+    )
+    assert len(ground.found.kept) == 2
 
 
 def test_purge_asks_first(run: Run) -> None:

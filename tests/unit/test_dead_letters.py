@@ -21,7 +21,7 @@ from reliable_tasks.burial import Shelf
 from reliable_tasks.core.records import State
 from reliable_tasks.deadletter import replaying
 from reliable_tasks.deadletter.copies import REPLAY_HEADER
-from reliable_tasks.deadletter.letters import Letter, Standing, UnreadableLetter
+from reliable_tasks.deadletter.letters import Letter, Standing, UnreadableLetter, letter_of_message
 from reliable_tasks.deadletter.replaying import Replay, replay, replay_all
 from reliable_tasks.deadletter.shelves import Found, Kept, Wanted, find, purge
 from reliable_tasks.stores.memory import MemoryStore
@@ -341,6 +341,27 @@ class TestReplay:
         assert ground.ran == []
 
         ground.app.conf.task_default_queue = "isolated"
+        ground.work()
+        assert ground.ran == [("value", 1)]
+
+    @pytest.mark.parametrize("serializer", ["json", "pickle"])
+    def test_a_message_that_was_refused(self, ground: Ground, serializer: str) -> None:
+        """It goes to its queue as it was, also where the operator may not read it."""
+        task = ground.declare("quarantined")
+        ground.broken = False
+        task.apply_async(("value",), task_id="job", serializer=serializer)
+        with ground.app.connection_for_read() as connection:
+            queue = connection.SimpleQueue(ground.app.conf.task_default_queue)
+            taken = queue.get(block=False)
+            taken.ack()
+            terms = {"reason": "refused", "at_ms": 1, "worker": "here", "queue": None}
+            letter = letter_of_message(taken, **terms)
+            queue.close()
+        shelf = Shelf("")
+        shelf.bury(ground.store, "job", letter.encode(), at_ms=1, dropped=_dies)
+        assert replay(ground.app, ground.found.kept[0]) is Replay.PUBLISHED
+
+        ground.app.conf.accept_content = ["json", "pickle"]
         ground.work()
         assert ground.ran == [("value", 1)]
 

@@ -201,11 +201,13 @@ def collect_(context: click.Context, /, *, as_json: bool) -> None:
 
 @contextmanager
 def _broker_errors() -> Iterator[None]:
-    """End the command with one line for an error of the broker."""
+    """End the command with one line for an error of the broker, whatever its client calls it."""
     try:
         yield
-    except (OSError, LookupError) as error:
-        raise click.ClickException(f"the broker: {error}") from error
+    except click.ClickException:
+        raise
+    except Exception as error:
+        raise click.ClickException(f"the broker: {type(error).__name__}: {error}") from error
 
 
 def _found(app: Any, jobs: tuple[str, ...], filters: dict[str, Any]) -> Found:

@@ -168,9 +168,12 @@ def _standing(app: Any, letter: Letter) -> Standing | None:
     task = app.tasks.get(letter.task)
     if letter.standing is not None or not hasattr(task, "identity_of"):
         return letter.standing
-    args, kwargs, _ = letter.content(app.conf.accept_content)
     request = Context(id=letter.id, headers=letter.headers)
-    identity = task.identity_of(request, args, kwargs)
+    try:
+        args, kwargs, _ = letter.content(app.conf.accept_content)
+        identity = task.identity_of(request, args, kwargs)
+    except Exception:  # what nobody could read has never run, and needs no word
+        return None
     return Standing(identity.key, line_in(letter.headers, identity.header))
 
 
