@@ -383,7 +383,7 @@ class TestKeeping:
             (None, None),
         ):
             before = record(D, expires_ms=expires_ms)
-            closed = decisions.close(deepcopy(before), job, HORIZON_MS, NOW_US)
+            closed = decisions.close(deepcopy(before), job, None, HORIZON_MS, NOW_US)
             assert closed is not None
             assert closed.expires_ms == expected_ms
             advanced = decisions.advance(deepcopy(before), job, 2 * RETRY, HORIZON_MS, NOW_US)
@@ -572,7 +572,7 @@ class World:
             assert replace(self.record, suspects=()) == replace(before, suspects=())
 
     def close(self, job: str) -> None:
-        self.twice(lambda record: (decisions.close(record, job, HORIZON, self.now_us), None))
+        self.twice(lambda record: (decisions.close(record, job, None, HORIZON, self.now_us), None))
 
     def end(self, job: str, killed: bool) -> None:
         before = deepcopy(self.record)

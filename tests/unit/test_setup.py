@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, _state
 
 from reliable_tasks import ConfigurationError, IdempotentTask, presets, setup
 from reliable_tasks.broker import HEARTBEAT_STEP
@@ -293,12 +293,15 @@ def test_limits_of_a_task_are_said(app: Celery) -> None:
 
 
 @pytest.mark.hooks
-def test_the_worker_step_says_it(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_worker_step_says_it(
+    app: Celery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The steps that setup adds to workers log a warning for each, also of the command line."""
     setup(app, {"task_time_limit": 10})
     setup(app, PRESET)
     setup(app, PRESET)
     app.conf.task_time_limit = 900
+    monkeypatch.setattr(_state, "_task_join_will_block", False)  # a pool says so of its process
     controller = app.WorkController(pool="solo", prefetch_multiplier=4, soft_time_limit=60)
 
     caplog.clear()
