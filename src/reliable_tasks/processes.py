@@ -2,8 +2,8 @@
 Which process holds a job: deliveries are numbered by process, and a process says who it is.
 
 A delivery's number is 40 random bits of its process and a count, so that a record alone tells who
-runs its job. What stands behind the process's number is noted in the store, once and for a day, by
-the thread that renews leases.
+runs its job. What stands behind the process's number is noted in the store, and again while it
+lives, by the thread that renews leases.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ("KEEP_MS", "Numbering", "introduce", "numbering", "process_of", "who"
 
 PROCESS_BITS, COUNT_BITS = 40, 22
 MOST = 1 << COUNT_BITS
-KEEP_MS = 86_400_000
+KEEP_MS = 6 * 3_600_000  # one child a second, with --max-tasks-per-child 1, is 6 MB of them
 
 _fresh = random.SystemRandom()  # never repeats itself, though a body may call random.seed()
 
@@ -79,7 +79,7 @@ numbering = Numbering()
 
 def introduce(store: Store, prefix: str) -> None:
     """
-    Note in the store who this process is, for a day.
+    Note in the store who this process is, for six hours.
 
     Raises:
         StoreUnavailable: The store did not answer.
@@ -97,7 +97,7 @@ def who(store: Store, prefix: str, delivery: str) -> dict[str, Any]:
     """
     Return what is known of the process that had a delivery: worker, pid, host, started.
 
-    Nothing if it said nothing, or more than a day ago.
+    Nothing if it said nothing, or last said so more than six hours ago.
 
     Raises:
         StoreUnavailable: The store did not answer.
