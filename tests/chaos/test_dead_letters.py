@@ -11,6 +11,7 @@ import time
 import pytest
 
 from reliable_tasks.deadletter.collecting import collect, uncollected
+from reliable_tasks.deadletter.replaying import Replay, replay
 from reliable_tasks.deadletter.shelves import find
 from reliable_tasks.testing import RabbitMQServer, Server, eventually
 from tests.integration.apps.dying import ALL, WAYS, cure, dies, guarded_hopeless, hopeless
@@ -113,3 +114,23 @@ def _is_replayed(campaign: Campaign, kept) -> bool:
             raise
         return False
     return True
+
+
+def test_what_a_worker_refuses_on_rabbitmq(
+    rabbitmq: RabbitMQServer, valkey: Server, ledger, worker
+) -> None:
+    """It lies in RabbitMQ's own queue of dead letters, once; collected, it can be replayed."""
+    for server in (rabbitmq, valkey):
+        server.ensure_running()
+    ground = RabbitMQGround(rabbitmq.new_vhost(), valkey.new_database(), "quorum")
+    with running(ground, ledger, worker) as campaign:
+        campaign.worker(arguments=TASKS)
+        campaign.app.send_task("nobody.knows", ("refused",), task_id="refused")
+        eventually(lambda: uncollected(campaign.app) == {"jobs.dead": 1}, timeout=60)
+        assert not has_letter(campaign, "refused")
+
+        assert list(collect(campaign.app)) == ["refused"]
+        kept = letter_of(campaign, "refused")
+        assert "a worker refused it (rejected)" in kept.letter.reason
+        assert replay(campaign.app, kept) is Replay.PUBLISHED
+        eventually(lambda: uncollected(campaign.app) == {"jobs.dead": 1}, timeout=60)
