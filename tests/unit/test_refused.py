@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from kombu import Queue
+from kombu.message import Message
 
 from reliable_tasks import StoreUnavailable
 from reliable_tasks.deadletter.refused import RefusalStep
@@ -23,6 +25,7 @@ class FakeConsumer:
 
     def __init__(self, app: Celery) -> None:
         self.app, self.dropped = app, list[str]()
+        self.task_consumer = SimpleNamespace(on_decode_error=self.on_decode_error)
 
     def on_unknown_task(self, body: Any, message: Any, error: Any) -> None:
         self.dropped.append("unknown task")
@@ -62,6 +65,7 @@ def message(headers: Any, body: Any = b"[[], {}, {}]", exchange: str = "") -> An
         content_type="application/json",
         content_encoding="utf-8",
         delivery_info={"exchange": exchange, "routing_key": "jobs"},
+        errors=[],
     )
 
 
@@ -109,6 +113,32 @@ def test_what_has_no_name(app: Celery, consumer: FakeConsumer) -> None:
     kept = [each.letter for each in find(app).kept]
     assert {letter.body for letter in kept} == {b"hello", b"other"}
     assert all(letter.id.startswith("unnamed-") for letter in kept)
+
+
+def packed(body: bytes) -> Message:
+    """Return a message whose publisher has compressed it."""
+    headers = {**KNOWN, "compression": "application/x-gzip"}
+    return Message(body, headers=headers, content_type="application/json", content_encoding="utf-8")
+
+
+def test_what_was_compressed(app: Celery, consumer: FakeConsumer) -> None:
+    """Kombu has unpacked it; a header that says otherwise would make its replay unreadable."""
+    consumer.on_unknown_task(None, packed(zlib.compress(b"[[], {}, {}]")), KeyError())
+
+    [kept] = find(app).kept
+    assert kept.letter.content(["json"]) == [[], {}, {}]
+    assert "compression" not in kept.letter.headers
+
+
+def test_what_cannot_be_unpacked(app: Celery, consumer: FakeConsumer) -> None:
+    """Kombu's consumer tells of it, and not the worker's; it is kept as it came."""
+    message = packed(b"no gzip")
+    message._reraise_error(consumer.task_consumer.on_decode_error)
+
+    [kept] = find(app).kept
+    assert kept.letter.body == b"no gzip"
+    assert kept.letter.headers["compression"] == "application/x-gzip"
+    assert consumer.dropped == ["undecodable"]
 
 
 def test_what_rabbitmq_keeps_itself(app: Celery, consumer: FakeConsumer) -> None:

@@ -300,6 +300,8 @@ def letter_of_message(
         for name, value in (message.headers or {}).items()
         if not str(name).startswith(_UNSENT)
     }
+    if not message.errors:
+        headers.pop("compression", None)  # Kombu has undone it
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
     info = message.delivery_info or {}
     kept = ("correlation_id", "reply_to", "priority")

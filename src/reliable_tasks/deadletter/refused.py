@@ -42,30 +42,34 @@ class RefusalStep(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Stand before Celery's own answers; called again after each reconnection."""
-        if self._wrapped:
-            return
-        self._wrapped = True
-        unknown_task, invalid = consumer.on_unknown_task, consumer.on_invalid_task
-        unknown, undecodable = consumer.on_unknown_message, consumer.on_decode_error
+        if not self._wrapped:
+            self._wrapped = True
+            _wrap(consumer)
+        consumer.task_consumer.on_decode_error = consumer.on_decode_error  # it has Celery's own
 
-        def on_unknown_task(body: Any, message: Any, error: BaseException) -> Any:
-            name = (message.headers or {}).get("task")
-            _rejected(consumer, message, f"the worker does not know the task {name}")
-            return unknown_task(body, message, error)
 
-        def on_invalid_task(body: Any, message: Any, error: BaseException) -> Any:
-            _rejected(consumer, message, f"the worker refuses it: {error}")
-            return invalid(body, message, error)
+def _wrap(consumer: Any) -> None:
+    unknown_task, invalid = consumer.on_unknown_task, consumer.on_invalid_task
+    unknown, undecodable = consumer.on_unknown_message, consumer.on_decode_error
 
-        def on_unknown_message(body: Any, message: Any) -> Any:
-            _rejected(consumer, message, "it is no task's message")
-            return unknown(body, message)
+    def on_unknown_task(body: Any, message: Any, error: BaseException) -> Any:
+        name = (message.headers or {}).get("task")
+        _rejected(consumer, message, f"the worker does not know the task {name}")
+        return unknown_task(body, message, error)
 
-        def on_decode_error(message: Any, error: BaseException) -> Any:
-            keep(consumer, message, f"it cannot be read: {error}")  # Celery acknowledges it
-            return undecodable(message, error)
+    def on_invalid_task(body: Any, message: Any, error: BaseException) -> Any:
+        _rejected(consumer, message, f"the worker refuses it: {error}")
+        return invalid(body, message, error)
 
-        _put(consumer, on_unknown_task, on_invalid_task, on_unknown_message, on_decode_error)
+    def on_unknown_message(body: Any, message: Any) -> Any:
+        _rejected(consumer, message, "it is no task's message")
+        return unknown(body, message)
+
+    def on_decode_error(message: Any, error: BaseException) -> Any:
+        keep(consumer, message, f"it cannot be read: {error}")  # Celery acknowledges it
+        return undecodable(message, error)
+
+    _put(consumer, on_unknown_task, on_invalid_task, on_unknown_message, on_decode_error)
 
 
 def _put(consumer: Any, *answers: Callable[..., Any]) -> None:
