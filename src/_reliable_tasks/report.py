@@ -73,7 +73,11 @@ class Report(NamedTuple):
 
 def default_directory() -> str:
     """Return where workers of this user write unless they are told another place."""
-    return os.path.join(tempfile.gettempdir(), f"reliable-tasks-{os.getuid()}")
+    try:
+        parent = tempfile.gettempdir()
+    except FileNotFoundError:  # all is read-only: who writes there says so
+        parent = "/tmp"  # noqa: S108 - the directory in it is checked
+    return os.path.join(parent, f"reliable-tasks-{os.getuid()}")
 
 
 def report_path(directory: str, node: str) -> str:

@@ -154,6 +154,16 @@ class TestLong:
 
         assert "ended without a word" in watched.verdict().reason
 
+    def test_guarded_jobs_that_last(self, watched):
+        """Jobs of many leases are renewed, in whatever they run."""
+        pool_is_solo = watched.worker.arguments[2] == "solo"
+        jobs = ["one"] if pool_is_solo else ["one", "two"]
+        watched.begin("guarded_work", *jobs, seconds=4 * WITHIN)
+        watched.wait_alive(f"{len(jobs)} of {len(jobs)} slots run jobs")
+
+        watched.wait_without_fault(2 * WITHIN)
+        assert "hang" not in watched.verdict().reason
+
     def test_jobs_past_their_time(self, watched):
         """What nobody ends is past its max_run, in each slot."""
         pool_is_solo = watched.worker.arguments[2] == "solo"

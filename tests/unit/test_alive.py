@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery
@@ -19,10 +20,19 @@ from click.testing import CliRunner
 
 from _reliable_tasks.alive import judge, look
 from _reliable_tasks.probe import main
-from _reliable_tasks.report import Report, erase_forgotten, read, report_path, write
+from _reliable_tasks.report import (
+    Report,
+    default_directory,
+    erase_forgotten,
+    read,
+    report_path,
+    write,
+)
 from reliable_tasks.commands import reliable
+from reliable_tasks.core import settings
 from reliable_tasks.leases import Lease, LeaseKeeper
 from reliable_tasks.liveness.beats import Beats
+from reliable_tasks.liveness.hands import WorkerHands
 from reliable_tasks.liveness.sample import Run, Sample, hangs, idle_since
 from reliable_tasks.liveness.watch import Watch
 from reliable_tasks.testing import close_app, eventually
@@ -220,6 +230,34 @@ def test_beats_of_other_processes() -> None:
     assert beats.collect().keys() == {child}
 
 
+class Request:
+    """A guarded job that runs, as Celery's main process knows it."""
+
+    name, id, time_limits, hostname = "a", "1", (None, None), "here"
+    task = SimpleNamespace(guard_options=settings.read({"lease_seconds": 1}), time_limit=None)
+
+    def __init__(self, worker_pid: int) -> None:
+        self.worker_pid = worker_pid
+
+
+@pytest.mark.parametrize(("is_green", "process"), [(False, os.getpid()), (True, NOBODY)])
+def test_a_job_is_renewed_by_its_process(
+    is_green: bool, process: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a greenlet runs it, Celery gives the greenlet's number for that of the process."""
+    job, beats = Request(process), Beats()
+    monkeypatch.setattr("reliable_tasks.liveness.hands.active", lambda: [job])
+    pool = SimpleNamespace(is_green=is_green, num_processes=1)
+    hands = WorkerHands(SimpleNamespace(pool=pool, blueprint=SimpleNamespace(state=0)), beats)
+    [begun] = hands.sample().runs
+
+    beats.beat()
+    [run] = hands.sample().runs
+
+    assert begun.renewed_at is None
+    assert run.renewed_at == beats.collect()[os.getpid()]
+
+
 def test_the_thread_that_renews_beats() -> None:
     """At each of its turns: as long as leases are renewed, their process is known to live."""
     keeper, turned = LeaseKeeper(), threading.Event()
@@ -274,6 +312,17 @@ def test_the_reports_of_killed_workers_go(folder: str) -> None:
     assert sorted(path.name for path in Path(folder).iterdir()) == [
         "other.alive.json", "other.json", "young@here.alive.json",
     ]  # fmt: skip
+
+
+def test_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that is read-only everywhere keeps no worker from its start."""
+
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+
+    assert default_directory() == f"/tmp/reliable-tasks-{os.getuid()}"
 
 
 def test_a_directory_of_another_user(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
@@ -50,13 +51,19 @@ class WorkerHands:
     def _run(self, request: Any, beats: Mapping[int, float]) -> Run:
         begun = self._begun.setdefault(request, monotonic())
         options = getattr(request.task, "guard_options", None)
-        heard = beats.get(request.worker_pid, begun) if beats else None
+        heard = beats.get(self._process_of(request), begun) if beats else None
         return Run(
             name=f"{request.name}[{request.id}]",
             ends_at=begun + longest_ms(request) / 1_000,
             lease=None if options is None else options.lease_ms / 1_000,
             renewed_at=None if heard is None else max(heard, begun),
         )
+
+    def _process_of(self, request: Any) -> int:
+        """Return the process that runs it; pools of greenlets name the greenlet in its place."""
+        runs_here = self._consumer.pool.is_green
+        process: int = os.getpid() if runs_here else request.worker_pid
+        return process
 
 
 def _reserved() -> list[Any]:
