@@ -313,6 +313,24 @@ def test_no_password_is_told(place: str, given: bool) -> None:
         assert "hush" not in form
 
 
+@pytest.mark.parametrize("letter", "/?#;[]@:")
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+@pytest.mark.parametrize("offline", [True, False])
+def test_an_address_that_cannot_be_read_is_a_finding(
+    letter: str, scheme: str, offline: bool
+) -> None:
+    """A password with a letter of addresses in it ends no examination, and no part is told."""
+    url = f"{scheme}://shop:hush{letter}word@127.0.0.1:1/0"
+    app = Celery("shop", broker=url, backend=url, set_as_current=False)
+    declare(app)
+
+    shown = examine(app, offline=offline, timeout=0.1)
+
+    assert ("broker-address" in shown.ids) is (letter not in "@:")
+    for form in (printed(shown), json.dumps(shown.as_dict()), as_junit(shown), repr(shown)):
+        assert "hush" not in form
+
+
 def test_a_password_in_an_error_is_not_told(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is one that a server or a driver repeats, nor letters that steer a terminal."""
     app.conf.broker_url = f"redis://shop:{WORD}@h/0"

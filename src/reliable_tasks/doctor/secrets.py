@@ -13,6 +13,8 @@ __all__ = ("hidden", "secrets_in")
 
 HIDDEN = "***"
 SHORTEST = 4  # letters; a shorter password would blank out words that are none
+_PASSWORD = re.compile(r"://[^/@;:]*:((?:(?!://).)*)(?=@)")
+_ENDS_ONE = re.compile(r"[/?#;@:\[\]]")
 _SAYS_SECRET = re.compile(r"passw|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
 
 
@@ -45,6 +47,7 @@ def hidden(text: str, secrets: Iterable[str]) -> str:
 
 
 def _of_addresses(text: str) -> Iterator[str]:
+    yield from _of_unreadable(text)
     for url in text.split(";"):
         if "://" not in url:
             continue
@@ -58,3 +61,10 @@ def _of_addresses(text: str) -> Iterator[str]:
         for secret in found:
             yield secret
             yield unquote(secret)
+
+
+def _of_unreadable(text: str) -> Iterator[str]:
+    """Yield the parts in which a password is read that has letters of an address in it."""
+    for found in _PASSWORD.finditer(text):
+        if _ENDS_ONE.search(found[1]):
+            yield from _ENDS_ONE.split(found[1])

@@ -44,15 +44,20 @@ def place_at(text: str, prefix: str = "") -> Place:
     """
     kind = _kind(text.partition("://")[0])
     urls = tuple(url for url in text.split(";") if url)
-    if kind == "redis":
-        address = Address(urls)
-        servers, database = address.servers, address.database
-    elif kind == "rabbitmq":
-        servers = frozenset(map(_rabbit_server, urls))
-        database = unquote(urlsplit(urls[0]).path[1:]) or "/"
-    else:
+    try:
+        servers, database = _whereabouts(kind, urls)
+    except ValueError:  # unreadable, as with a stroke in a password; the faults say so
         servers, database = frozenset(), ""
     return Place(kind=kind, url=masked(text), servers=servers, database=database, prefix=prefix)
+
+
+def _whereabouts(kind: str, urls: tuple[str, ...]) -> tuple[frozenset[str], str]:
+    if kind == "redis":
+        address = Address(urls)
+        return address.servers, address.database
+    if kind == "rabbitmq":
+        return frozenset(map(_rabbit_server, urls)), unquote(urlsplit(urls[0]).path[1:]) or "/"
+    return frozenset(), ""
 
 
 def _kind(scheme: str) -> str:
