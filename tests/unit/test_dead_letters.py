@@ -344,6 +344,20 @@ class TestReplay:
         ground.work()
         assert ground.ran == [("value", 1)]
 
+    def test_to_a_queue_that_the_app_does_not_have(self, ground: Ground) -> None:
+        """It says what is missing, and touches neither letter nor record."""
+        kept = ground.bury(ground.declare("quarantined"))
+        standing = kept.letter.standing
+        assert standing is not None
+        before = ground.store.peek(standing.key)
+        ground.app.conf.task_create_missing_queues = False
+
+        with pytest.raises(ConfigurationError, match=r"got 'isolated'\. Declare it in task_queues"):
+            replay(ground.app, kept, queue="isolated")
+
+        assert kept.is_there()
+        assert ground.store.peek(standing.key) == before
+
     @pytest.mark.parametrize("serializer", ["json", "pickle"])
     def test_a_message_that_was_refused(self, ground: Ground, serializer: str) -> None:
         """It goes to its queue as it was, also where the operator may not read it."""

@@ -55,9 +55,9 @@ class Shop:
     def reserve(self, key: str, job: str) -> None:
         self.store.reserve([(key, Reservation(job, grace_ms=HOUR_MS))])
 
-    def run(self, *words: str, answer: str = "") -> Result:
+    def run(self, *words: str, answer: str = "", columns: int = 120) -> Result:
         context = CLIContext(app=self.app, no_color=True, workdir=None)
-        width = {"COLUMNS": "120"}
+        width = {"COLUMNS": str(columns)}
         return CliRunner().invoke(reliable, list(words), obj=context, input=answer, env=width)
 
 
@@ -330,6 +330,14 @@ def test_the_table_and_the_document(busy: Shop) -> None:
     assert "1 of 6 records that were read" in table.output
     assert len(found["entries"]) == 1
     assert found["stopped"] == "1 were found"
+
+
+def test_no_terminal_is_too_narrow_for_a_name(busy: Shop) -> None:
+    """A line may go on in the next row of the screen; what stands in it can be copied and found."""
+    narrow = busy.run("list", columns=40).output.splitlines()
+
+    assert len(narrow) == 8
+    assert any(TASK in line and DIGEST in line for line in narrow)
 
 
 def test_a_record_is_shown(busy: Shop) -> None:

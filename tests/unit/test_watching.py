@@ -8,11 +8,13 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from celery import Celery
 from rich.console import Console
 
 from reliable_tasks.broker.view import QueueView
 from reliable_tasks.commands.watch import views
 from reliable_tasks.counting import COUNTS, NAMES
+from reliable_tasks.inspection.destinations import destinations
 from reliable_tasks.inspection.watching.looks import (
     EventRow,
     Look,
@@ -25,6 +27,7 @@ from reliable_tasks.inspection.watching.looks import (
 )
 from reliable_tasks.inspection.watching.screen import screen
 from reliable_tasks.inspection.watching.watcher import worker_look
+from reliable_tasks.testing import close_app
 
 
 def worker(pid: int = 1, running: int = 0, started: Any = None, **counts: int) -> WorkerLook:
@@ -198,3 +201,15 @@ def test_view_is_a_document() -> None:
 
     assert document["tasks"] == ({"name": "pay", "per_second": 0.0, "total": 1},)
     assert document["workers"][0]["slots"] == 4
+
+
+def test_queues_that_nobody_reads_are_looked_at() -> None:
+    """A route alone makes a queue, with a typo in its name as well; one that leads nowhere none."""
+    app = Celery("watched", set_as_current=False)
+    app.conf.task_routes = {"mail": {"queue": "mials"}}
+
+    @app.task(name="mail", shared=False)
+    def mail() -> None: ...
+
+    assert destinations(app) == {"celery", "mials"}
+    close_app(app)

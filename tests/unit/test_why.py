@@ -30,7 +30,13 @@ from reliable_tasks.inspection.why.reading import (
 )
 from reliable_tasks.inspection.why.standings import Note, Standing
 from reliable_tasks.inspection.why.verdict import judge
-from reliable_tasks.inspection.why.words import document_of, headline, line_of, sentence_of
+from reliable_tasks.inspection.why.words import (
+    document_of,
+    headline,
+    line_of,
+    remedy,
+    sentence_of,
+)
 
 NOW = 1_795_284_000.0  # 2026-11-21 18:00:00 UTC
 KEY = "rt1::shop.charge:@job"
@@ -589,6 +595,12 @@ def test_words_read_well(name: str) -> None:
     for sentence in said:
         assert sentence.endswith(".")
         assert not re.search(r"None|\.\.|  | [.,;]|\{|\}|\(\)", sentence)
+
+
+def test_advice_can_be_copied() -> None:
+    """It names the job whose letter is replayed, be it another job of the key."""
+    assert remedy(verdict_of(ROWS["quarantined"])).endswith("dead replay job")
+    assert remedy(verdict_of(ROWS["its key is quarantined"])).endswith("dead replay other")
 
 
 def test_every_standing_has_a_row() -> None:

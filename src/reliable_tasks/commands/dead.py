@@ -274,7 +274,9 @@ def _document(app: Any, kept: Kept, *, content: bool) -> dict[str, Any]:
 
 def _table(letters: list[Kept]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("job", "task", "why", "kept", "arguments"):
+    for name in ("job", "task"):
+        table.add_column(name, no_wrap=True, overflow="fold")
+    for name in ("why", "kept", "arguments"):
         table.add_column(name, overflow="fold")
     now = time()
     for each in (kept.letter for kept in letters):

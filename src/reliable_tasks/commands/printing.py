@@ -11,12 +11,15 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from reliable_tasks.errors import ReliableTasksError
 
-__all__ = ("app_of", "console", "json_option", "named_errors", "print_json")
+__all__ = ("app_of", "console", "json_option", "named_errors", "print_json", "print_whole")
 
 WIDTH_WITHOUT_TERMINAL = 120  # columns
+WIDEST = 10_000
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
@@ -30,6 +33,13 @@ def console() -> Console:
     """Return a console on the standard output, wide enough for a table if that is no terminal."""
     is_narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(width=None if is_narrow else WIDTH_WITHOUT_TERMINAL, highlight=False)
+
+
+def print_whole(out: Console, table: Table) -> None:
+    """Print *table* as wide as it is: a name in two parts can neither be copied nor found."""
+    options = out.options.update(max_width=WIDEST)
+    out.width = max(out.width, Measurement.get(out, options, table).maximum)
+    out.print(table)
 
 
 def print_json(document: Any) -> None:

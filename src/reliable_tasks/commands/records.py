@@ -11,7 +11,14 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from reliable_tasks.commands.printing import app_of, console, json_option, named_errors, print_json
+from reliable_tasks.commands.printing import (
+    app_of,
+    console,
+    json_option,
+    named_errors,
+    print_json,
+    print_whole,
+)
 from reliable_tasks.commands.spans import span, told
 from reliable_tasks.inspection.records import (
     STATES,
@@ -61,14 +68,14 @@ def list_(
         return
     out = console()
     if listing.entries:
-        out.print(_table(listing.entries))
+        print_whole(out, _table(listing.entries))
     out.print(_summary(listing))
 
 
 def _table(entries: list[Entry]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("task", "key or @job", "state", "since", "until", "worker"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name)
     table.add_column("crashes", justify="right")
     now = time()
     for entry in entries:

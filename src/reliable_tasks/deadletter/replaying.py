@@ -36,7 +36,7 @@ from reliable_tasks.deadletter.letters import (
     line_in,
 )
 from reliable_tasks.deadletter.shelves import Kept, operator
-from reliable_tasks.errors import StoreUnavailable
+from reliable_tasks.errors import ConfigurationError, StoreUnavailable
 
 __all__ = ("Replay", "replay", "replay_all")
 
@@ -74,6 +74,7 @@ def replay(app: Any, kept: Kept, *, queue: str | None = None) -> Replay:
         queue: Where to; where it came from if left out.
 
     Raises:
+        ConfigurationError: The app has no *queue*, and makes none; nothing was done.
         StoreUnavailable: Repeat it.
         Exception: The message could not be published; repeat it. The letter stays.
     """
@@ -145,6 +146,7 @@ def _publish_once(app: Any, kept: Kept, publication: str, queue: str | None) -> 
     letter = kept.letter
     if not kept.is_there():
         return Replay.GONE
+    route = _route(app, letter, queue)
     standing = _standing(app, letter)
     headers: dict[str, Any] = {REPLAY_HEADER: [1, letter.id, letter.at_ms, publication]}
     if standing is not None:
@@ -155,7 +157,6 @@ def _publish_once(app: Any, kept: Kept, publication: str, queue: str | None) -> 
             return Replay.GOES_ON
         own = header_in(letter.headers) or Header(letter.id)
         headers = {NAME: replace(own, hop=line, abandoned=(), turn=0).encode()}
-    route = _route(app, letter, queue)
     _publish(app, letter, headers, route)
     place = getattr(route.get("queue"), "name", route.get("queue")) or "its queue"
     logger.warning("Task %s[%s] was replayed to %s by %s",
@@ -187,7 +188,13 @@ def _horizon_ms(app: Any, name: str) -> int:
 
 def _route(app: Any, letter: Letter, queue: str | None) -> dict[str, Any]:
     name = queue or letter.queue
-    if queue is None and name not in app.amqp.queues and not app.conf.task_create_missing_queues:
+    if name not in app.amqp.queues and not app.conf.task_create_missing_queues:
+        if queue is not None:
+            raise ConfigurationError(
+                f"queue: expected one of the app's ({', '.join(sorted(app.amqp.queues))}), got "
+                f"{queue!r}. Declare it in task_queues, or with queues= of the preset, and start a "
+                "worker that reads it"
+            )
         name = None  # the app has been told of other queues since
     return dict(app.amqp.router.route({"queue": name} if name else {}, letter.task))
 

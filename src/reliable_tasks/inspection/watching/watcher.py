@@ -12,6 +12,7 @@ from reliable_tasks.broker.view import BrokerUnseen, BrokerView, QueueView, view
 from reliable_tasks.broker.view.line import Line
 from reliable_tasks.counting import COUNTS
 from reliable_tasks.errors import StoreUnavailable
+from reliable_tasks.inspection.destinations import destinations
 from reliable_tasks.inspection.watching.letters import letters_kept
 from reliable_tasks.inspection.watching.looks import Look, WorkerLook
 
@@ -36,7 +37,7 @@ class Watcher:
     def __init__(self, app: Any) -> None:
         self._app = app
         self._view: BrokerView = view_of(app)
-        self._queues: dict[str, None] = dict.fromkeys(app.amqp.queues)
+        self._queues: dict[str, None] = dict.fromkeys(destinations(app))
 
     def look(self) -> Look:
         """Look once. It takes a second or two, a few more with silent servers."""
@@ -68,7 +69,7 @@ class Watcher:
         return {name: worker_look(answer) for name, answer in answers.items()}
 
     def _queues_read_by(self, workers: Iterable[str]) -> tuple[QueueView, ...]:
-        """Return the queues of the app's settings, and those that workers read."""
+        """Return the queues that jobs are sent to, and those that workers read."""
         readers = Counter(self._read(list(workers)))
         self._queues.update(dict.fromkeys(readers))
         return tuple(

@@ -23,7 +23,8 @@ def headline(verdict: Verdict) -> str:
 
 def remedy(verdict: Verdict) -> str:
     """Return what an operator can do about it, or nothing."""
-    return _REMEDIES.get(verdict.standing, "")
+    job = verdict.facts.get("behind") or verdict.task_id
+    return _REMEDIES.get(verdict.standing, "").format(job=job)
 
 
 def sentence_of(note: Note, now: float) -> str:
@@ -150,7 +151,8 @@ def _quarantined(say: _Words) -> str:
     kept = " Its message is among the dead letters." if say["letter"] else ""
     if say["behind"]:
         return f"Its key is quarantined, because of the job {say['behind']}.{kept}"
-    deaths = say.part(" after {} executions that ended without a word", "crashes")
+    crashes = say["crashes"]
+    deaths = f" after {_count(crashes, 'execution')} that ended without a word" if crashes else ""
     return f"It is quarantined{deaths}, and runs no more.{kept}"
 
 
@@ -310,16 +312,16 @@ _HEADLINES: Mapping[Standing, Callable[[_Words], str]] = {
 
 _REMEDIES: Mapping[Standing, str] = {
     Standing.QUARANTINED: (
-        "Mend what kills its process, then: celery -A proj reliable dead replay JOB"
+        "Mend what kills its process, then: celery -A proj reliable dead replay {job}"
     ),
-    Standing.DEAD_LETTER: "Mend the cause, then: celery -A proj reliable dead replay JOB",
+    Standing.DEAD_LETTER: "Mend the cause, then: celery -A proj reliable dead replay {job}",
     Standing.UNREGISTERED: (
         "Start workers that import the task's module, then publish the job again, or, if it is "
-        "kept: celery -A proj reliable dead replay JOB"
+        "kept: celery -A proj reliable dead replay {job}"
     ),
     Standing.REFUSED: (
         "Mend what workers refuse (accept_content, the serializer), then publish the job again, "
-        "or, if it is kept: celery -A proj reliable dead replay JOB"
+        "or, if it is kept: celery -A proj reliable dead replay {job}"
     ),
     Standing.UNKNOWN: (
         "celery -A proj reliable doctor shows queues that nobody reads and workers elsewhere. With "

@@ -8,6 +8,7 @@ from typing import Any
 
 from reliable_tasks.broker.unacked import DEFAULT_VISIBILITY_TIMEOUT, uses_redis
 from reliable_tasks.broker.view import BrokerUnseen, QueueView, Sighting, delayed_queues, view_of
+from reliable_tasks.inspection.destinations import destinations
 from reliable_tasks.inspection.why.evidence import Gap
 
 __all__ = ("Lying", "look", "queues_of")
@@ -57,15 +58,7 @@ def look(
 
 def queues_of(app: Any) -> set[str]:
     """Return the queues that the app declares, that its tasks are sent to, and that delay."""
-    names = {*map(str, app.amqp.queues), *delayed_queues(app)}
-    for task in app.tasks:
-        try:
-            target = app.amqp.router.route({}, task).get("queue")
-        except Exception:  # noqa: S112 - a route that leads nowhere is the doctor's to name
-            continue
-        if target is not None:
-            names.add(str(getattr(target, "name", target)))
-    return names
+    return destinations(app).union(delayed_queues(app))
 
 
 def visibility_timeout(app: Any) -> float | None:
