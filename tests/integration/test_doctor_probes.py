@@ -123,8 +123,8 @@ class TestServers:
         assert facts.broker.redis.identity is facts.broker.redis.policy is None
         assert [queue.name for queue in facts.queues or ()] == ["jobs", "mail"]
         assert facts.workers == ()
-        whats = {gap.what for gap in facts.gaps}
-        assert {"what Redis says of itself", "workers at other databases of this Redis"} <= whats
+        gaps = {gap.what for gap in facts.gaps}
+        assert {"what Redis says of itself", "workers at other databases of this Redis"} <= gaps
         assert "secret" not in repr(facts)
 
     def test_the_acl_page_names_its_rights(self, examined: list[Celery]) -> None:

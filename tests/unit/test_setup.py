@@ -239,7 +239,7 @@ def test_queues_beside_those_of_a_preset_break_nothing(app: Celery) -> None:
 
     app.conf.task_queues = {"jobs": {"queue_arguments": {"x-max-priority": 9}}}
     (line,) = conflicts(preset, app.conf)
-    assert "task_queues = {'jobs': {'queue_arguments': {'x-max-priority': 9}}}, the pres" in line
+    assert "task_queues = {'jobs': {'queue_arguments': {'x-max-priority': 9}}}, the " in line
     assert "preset says {'jobs': {'exchange': 'jobs', " in line
     assert len(line) < 1_500
 
