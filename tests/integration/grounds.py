@@ -117,6 +117,7 @@ class RabbitMQGround(Ground):
     vhost: VirtualHost
     records: Database
     queue_type: QueueType
+    publishers: Literal["web", "worker"] = "worker"
     quiet: float = 1.0  # a quorum queue counts its messages now and then, see `TICK_MS`
 
     @property
@@ -129,7 +130,7 @@ class RabbitMQGround(Ground):
             self.vhost.url,
             results=self.records.url,
             queue_type=self.queue_type,
-            publishers="worker",
+            publishers=self.publishers,
         )
         settings = {name: preset[name] for name in preset if name not in APPS_OWN}
         # Celery counts a job's own hard limit, if it is shorter than the soft one, from that on.
