@@ -138,11 +138,25 @@ ROWS = {
         "It runs on a worker that is not known by name.",
         notes=("draining",),
     ),
-    "runs, but its worker says no": Row(
-        {"record": record("running", until=NOW + 20, worker=NODE), **READERS},
+    "its worker lives and says no": Row(
+        {
+            "record": record("running", since=NOW - 9, until=NOW + 20, worker=NODE),
+            "asked_at": NOW - 2,
+            **READERS,
+        },
+        Standing.ABANDONED,
+        "Its execution on w1@host ended without a word: the worker says that it does not run it. "
+        "It is taken over in 20 s (2026-11-21 18:00:20 UTC), or later.",
+        {"denied": True},
+    ),
+    "begun since its worker was asked": Row(
+        {
+            "record": record("running", since=NOW - 2.5, until=NOW + 20, worker=NODE),
+            "asked_at": NOW - 2,
+            **READERS,
+        },
         Standing.RUNNING,
         "It runs on w1@host",
-        notes=("worker-denies",),
     ),
     "runs, but its worker is silent": Row(
         {"record": record("running", until=NOW + 20, worker="w9@host"), **READERS},
@@ -256,6 +270,11 @@ ROWS = {
         {"record": record("failed"), "ending": Ending(status="REVOKED", reason="revoked")},
         Standing.REVOKED,
         "It was revoked, and dropped unrun.",
+    ),
+    "revoked, where nobody can look for its message": Row(
+        {"ending": Ending(status="REVOKED", reason="revoked"), "gaps": (UNSEARCHED,)},
+        Standing.REVOKED,
+        "It was revoked. Its message was dropped, or still waits and is dropped when it comes",
     ),
     "revoked while it ran": Row(
         {"ending": Ending(status="REVOKED", reason="terminated", at=iso(0))},

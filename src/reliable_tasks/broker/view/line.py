@@ -27,8 +27,17 @@ class Line:
 
     @property
     def driver(self) -> str:
-        """What kombu calls the kind of broker: ``redis``, ``amqp``, or another."""
-        return str(self._app.connection_for_read().get_transport_cls().driver_type)
+        """
+        What kombu calls the kind of broker: ``redis``, ``amqp``, or another.
+
+        Raises:
+            BrokerUnseen: Kombu cannot read the broker's address; not in kombu's words, for a part
+                of a password may be in them.
+        """
+        try:
+            return str(self._app.connection_for_read().get_transport_cls().driver_type)
+        except Exception as error:  # whatever kombu and urllib raise
+            raise BrokerUnseen(f"its address cannot be read ({type(error).__name__})") from None
 
     @contextmanager
     def channel(self) -> Iterator[Any]:
@@ -53,10 +62,13 @@ class Line:
         """
         try:
             yield self._connected()
-        except Exception as error:  # whatever kombu and its drivers raise
-            place = self._place()
+        except BrokerUnseen:
             self.close()
-            raise BrokerUnseen(f"{place}: {_words(error)}") from error
+            raise
+        except Exception as error:  # whatever kombu and its drivers raise
+            words = self._words(error)
+            self.close()
+            raise BrokerUnseen(words) from error
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -80,9 +92,12 @@ class Line:
             return {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
         return {}
 
-    def _place(self) -> str:
-        return "the broker" if self._connection is None else str(self._connection.as_uri())
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    def _words(self, error: BaseException) -> str:
+        """Say where it was and what; where a password is taken for a virtual host, neither."""
+        name, text = type(error).__name__, str(error)
+        if self._connection is None:
+            return f"the broker: {name}: {text}" if text else f"the broker: {name}"
+        if "@" in str(self._connection.virtual_host):
+            return f"the broker: {name}; a password with a / in it writes that as %2F"
+        place = self._connection.as_uri()
+        return f"{place}: {name}: {text}" if text else f"{place}: {name}"

@@ -24,6 +24,9 @@ def view_of(app: Any, *, timeout: float = 2.0, management: str | None = None) ->
         management: RabbitMQ's management interface, ``http://user:password@host:15672``. By
             default it is looked for at the broker's host; what it alone knows is left out if it
             does not answer.
+
+    Raises:
+        BrokerUnseen: The broker's address cannot be read.
     """
     line = Line(app, timeout)
     if line.driver == "redis":

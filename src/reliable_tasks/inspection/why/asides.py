@@ -37,10 +37,10 @@ def _notes_on_running(seen: Evidence, standing: Standing) -> Iterator[Note]:
         yield Note("lease-over", {"until": record.until})
     if record.is_draining:
         yield Note("draining")
-    if not actives and seen.workers is not None and record.worker:
-        answers = record.worker in {each.node for each in seen.workers}
-        name = "worker-denies" if answers else "worker-silent"
-        yield Note(name, known(worker=record.worker, until=record.until))
+    if actives or seen.workers is None or not record.worker:
+        return
+    if record.worker not in {each.node for each in seen.workers}:
+        yield Note("worker-silent", known(worker=record.worker, until=record.until))
 
 
 def _notes_on_message(seen: Evidence, standing: Standing) -> Iterator[Note]:
@@ -60,7 +60,7 @@ def _notes_on_message(seen: Evidence, standing: Standing) -> Iterator[Note]:
         yield from _notes_on_way(seen)
     if standing is Standing.UNKNOWN:
         filled = {each.name: each.depth for each in seen.queues if each.depth}
-        if filled and any(gap.source == "broker" for gap in seen.gaps):
+        if filled and seen.has_gap("broker"):
             yield Note("may-be-in", {"queues": filled})
 
 

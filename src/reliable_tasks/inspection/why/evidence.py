@@ -20,6 +20,9 @@ __all__ = (
 )
 
 
+A_MOMENT = 1.0  # seconds; a worker's main process learns a little later what its children begin
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Something that was not looked at, or not wholly, and why."""
@@ -163,6 +166,7 @@ class Evidence:
         record: Its record.
         requests: What workers say of it.
         workers: Those that answered; None: they were not asked.
+        asked_at: When they were asked, seconds since 1970.
         revoked_at: Nodes that will drop it when it comes.
         sightings: Its messages.
         queues: The queues that were looked at.
@@ -180,6 +184,7 @@ class Evidence:
     record: RecordSeen | None = None
     requests: tuple[RequestSeen, ...] = ()
     workers: tuple[Worker, ...] | None = None
+    asked_at: float | None = None
     revoked_at: tuple[str, ...] = ()
     sightings: tuple[Sighting, ...] = ()
     queues: tuple[QueueView, ...] = ()
@@ -189,6 +194,26 @@ class Evidence:
     visibility_timeout: float | None = None
     is_guarded: bool | None = None
     gaps: tuple[Gap, ...] = ()
+
+    @property
+    def is_denied(self) -> bool:
+        """Whether the worker that runs the job by its record says that it does not."""
+        record = self.record
+        if record is None or record.since is None or self.asked_at is None:
+            return False
+        nodes = {each.node for each in self.workers or ()}
+        had_begun = record.since + A_MOMENT < self.asked_at  # else it was not yet there
+        return had_begun and record.worker in nodes and self.request("active") is None
+
+    @property
+    def is_anything(self) -> bool:
+        """Whether anybody knows the job."""
+        is_recorded = self.record is not None and bool(self.record.state)
+        return bool(is_recorded or self.requests or self.sightings or self.ending or self.letter)
+
+    def has_gap(self, source: str) -> bool:
+        """Whether one who may know was not asked, or not about everything."""
+        return any(each.source == source for each in self.gaps)
 
     def request(self, state: str) -> RequestSeen | None:
         """Return one in this *state*."""

@@ -27,8 +27,18 @@ def gather(
         management: RabbitMQ's management interface, as for `broker.view.view_of`.
     """
     app.loader.import_default_modules()
+    seen = _seen(app, task_id, timeout=timeout, limit=limit, management=management)
+    if seen.is_anything or not seen.workers:
+        return seen
+    # It may have moved on from whom was asked late to whom was asked early.
+    return _seen(app, task_id, timeout=timeout, limit=limit, management=management)
+
+
+def _seen(
+    app: Any, task_id: str, *, timeout: float, limit: int, management: str | None
+) -> Evidence:
     kept = records.read_kept(app, task_id)
-    ending, backend_gaps = backend.ask(app, task_id, timeout=timeout)
+    asked_at = time()
     said = workers.ask(app, task_id, timeout=timeout)
     names = messages.queues_of(app).union(*(each.queues or () for each in said.workers or ()))
     lying = messages.look(
@@ -38,6 +48,7 @@ def gather(
     if said.workers and _may_wait_unseen(said, lying):
         nodes = [each.node for each in said.workers]
         requests = workers.ask_for_waiting(app, task_id, nodes, timeout=timeout) or requests
+    ending, backend_gaps = backend.ask(app, task_id, timeout=timeout)
     headers = [each.headers for each in lying.sightings]
     task = _first(
         *(each.get("task") for each in headers),
@@ -56,6 +67,7 @@ def gather(
         record=record,
         requests=requests,
         workers=said.workers,
+        asked_at=asked_at,
         revoked_at=said.revoked_at,
         sightings=lying.sightings,
         queues=lying.queues,

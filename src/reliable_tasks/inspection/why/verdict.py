@@ -83,9 +83,11 @@ def _runs_by_record(seen: Evidence) -> _Answer | None:
         attempt=record.attempt,
         crashes=record.crashes or None,
     )
-    if record.until is None or record.until > seen.now:
-        return _Answer(Standing.RUNNING, "record", facts)
-    return _Answer(Standing.ABANDONED, "record", {**facts, **_comes_again(seen)})
+    if record.until is not None and record.until <= seen.now:
+        return _Answer(Standing.ABANDONED, "record", {**facts, **_comes_again(seen)})
+    if seen.is_denied:
+        return _Answer(Standing.ABANDONED, "workers", {**facts, "denied": True})
+    return _Answer(Standing.RUNNING, "record", facts)
 
 
 def _comes_again(seen: Evidence) -> Facts:
@@ -135,6 +137,9 @@ def _was_revoked(seen: Evidence) -> _Answer | None:
         return None
     if ending.reason == "revoked" and (seen.sightings or seen.requests):
         return _is_to_be_dropped(seen)
+    if ending.reason == "revoked" and seen.has_gap("broker"):
+        at = seconds_of(ending.at)
+        return _Answer(Standing.REVOKED, "result backend", known(reason="unseen", at=at))
     standing = {"expired": Standing.EXPIRED, "replaced": Standing.REPLACED}.get(
         ending.reason or "", Standing.REVOKED
     )
@@ -365,7 +370,7 @@ def _is_reserved(seen: Evidence) -> _Answer | None:
     record = seen.record
     if record is None or record.reserved_until is None or record.reserved_until <= seen.now:
         return None
-    is_searched = not any(gap.source == "broker" for gap in seen.gaps)
+    is_searched = not seen.has_gap("broker")
     return _Answer(
         Standing.RESERVED, "record", {"until": record.reserved_until, "is_searched": is_searched}
     )

@@ -134,6 +134,11 @@ def _running(say: _Words) -> str:
 
 
 def _abandoned(say: _Words) -> str:
+    if say["denied"]:
+        return (
+            f"Its execution{say.worker} ended without a word: the worker says that it does not run "
+            f"it. It is taken over{say.when(' {}', 'until') or ' when its lease ends'}, or later."
+        )
     begun = (
         f"Its execution{say.worker} ended without a word: the lease was over"
         f"{say.when(' {}', 'until')}."
@@ -166,6 +171,11 @@ def _revoked(say: _Words) -> str:
     if say["reason"] == "pending":
         who = ", ".join(say["nodes"]) or "a worker"
         return f"It was revoked: {who} will drop its message when it comes."
+    if say["reason"] == "unseen":
+        return (
+            f"It was revoked{say.when(', {}', 'at')}. Its message was dropped, or still waits and "
+            "is dropped when it comes to a worker that knows of that."
+        )
     how = "terminated while it ran" if say["reason"] == "terminated" else "dropped unrun"
     return f"It was revoked, and {how}{say.when(', {}', 'at')}{say.part(', by {}', 'by')}."
 
@@ -281,8 +291,9 @@ def _published(say: _Words) -> str:
 def _unknown(_say: _Words) -> str:
     return (
         "Nothing is known of it. Either it was never published, or to another broker, database or "
-        "key prefix; or it is over, and nothing was kept; or its message was refused or lost; or "
-        "the id is not quite right."
+        "key prefix; or it is part of a chain or a chord and comes after a job that is not over, "
+        "or that failed; or it is over, and nothing was kept; or its message was dropped as a "
+        "duplicate, refused or lost; or it is the id of a group, or not quite right."
     )
 
 
@@ -347,10 +358,6 @@ _NOTES: Mapping[str, Callable[[_Words], str]] = {
         "paused, or does not reach the store. Another execution may take over."
     ),
     "draining": lambda _: "Its worker has begun to shut down.",
-    "worker-denies": lambda say: (
-        f"{say['worker']} says that it does not run it: the process has died, or ends just now. "
-        f"It is taken over{say.when(' {}', 'until')} at the earliest."
-    ),
     "worker-silent": lambda say: (
         f"{say['worker']} did not answer: it is busy, cut off, or dead. If it is dead, the job is "
         f"taken over{say.when(' {}', 'until')} at the earliest."

@@ -25,8 +25,12 @@ def ask(app: Any, task_id: str, *, timeout: float) -> tuple[Ending | None, tuple
         task_id: The job.
         timeout: Seconds that the answer may take.
     """
-    backend = app.backend
-    place = str(backend.as_uri())
+    try:
+        backend = app.backend
+        place = str(backend.as_uri())
+    except Exception as error:  # whatever a backend says of its address, a part of which it may be
+        why = f"the app's cannot be made ({type(error).__name__}); the doctor says what is wrong"
+        return None, (Gap("result backend", why),)
     if place.startswith(NONE):
         return None, (Gap("result backend", "the app has none"),)
     if place.startswith(TO_CALLER):

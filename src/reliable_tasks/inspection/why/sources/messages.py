@@ -44,7 +44,10 @@ def look(
         management: As for `view_of`.
     """
     wanted = list(names)
-    view = view_of(app, timeout=timeout, management=management)
+    try:
+        view = view_of(app, timeout=timeout, management=management)
+    except BrokerUnseen as error:
+        return Lying(gaps=(Gap("broker", str(error)),))
     try:
         queues = tuple(view.queues(wanted))
         search = view.find(task_id, [each.name for each in queues], limit=limit)
@@ -62,8 +65,11 @@ def queues_of(app: Any) -> set[str]:
 
 
 def visibility_timeout(app: Any) -> float | None:
-    """Return after how many seconds Redis delivers again; None with another broker."""
-    if not uses_redis(app):
+    """Return after how many seconds Redis delivers again; None with another or unknown broker."""
+    try:
+        if not uses_redis(app):
+            return None
+    except Exception:  # whatever kombu raises at an address that it cannot read
         return None
     options = app.conf.broker_transport_options or {}
     return float(options.get("visibility_timeout") or DEFAULT_VISIBILITY_TIMEOUT)
