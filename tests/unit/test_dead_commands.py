@@ -54,6 +54,14 @@ def test_list_of_few(run: Run) -> None:
     assert "hopeless" not in run("list", "--task", "dies").output
 
 
+@pytest.mark.parametrize("job", ["feed[red]", "feed[/red]", "feed:bug:"])
+def test_list_of_names_like_markup(run: Run, ground: Ground, job: str) -> None:
+    """A name is printed as it is, whoever gave it."""
+    ground.bury(ground.declare("plain"), job)
+
+    assert job in run("list").output.split()
+
+
 def test_list_for_programs(run: Run) -> None:
     """One JSON document, without bodies and tracebacks."""
     said = json.loads(run("list", "--json").output)

@@ -105,7 +105,7 @@ def show(context: click.Context, /, job: str, *, content: bool, as_json: bool) -
     for document in documents:
         out.print(_page(document))
         for attempt in document["attempts"]:
-            out.print(_attempt(attempt), markup=False, soft_wrap=True)
+            out.print(_attempt(attempt), soft_wrap=True)
 
 
 @dead.command()

@@ -30,9 +30,14 @@ def app_of(context: click.Context) -> Any:
 
 
 def console() -> Console:
-    """Return a console on the standard output, wide enough for a table if that is no terminal."""
+    """
+    Return a console on the standard output, wide enough for a table if that is no terminal.
+
+    What it prints is no markup unless it is told: a task id may be ``import[/feed]`` or ``:bug:``.
+    """
     is_narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if is_narrow else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    width = None if is_narrow else WIDTH_WITHOUT_TERMINAL
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def print_whole(out: Console, table: Table) -> None:

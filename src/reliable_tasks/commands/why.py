@@ -62,7 +62,7 @@ def command(
         return
     out = console()
     for line in _lines(verdict):
-        out.print(line, soft_wrap=True)
+        out.print(line, markup=True, soft_wrap=True)
 
 
 def _lines(verdict: Verdict) -> Iterator[str]:
