@@ -68,6 +68,12 @@ def of_kombu(release: str, facts: Facts = ON_REDIS) -> Facts:
     return settings(facts, releases={**RELEASES, "kombu": release})
 
 
+def stranger(facts: Facts = ON_REDIS, **changes: Any) -> Facts:
+    """A worker of another app is at this broker too."""
+    of_others = {"queues": frozenset({"reports"}), "tasks": frozenset({"reports.draw"})}
+    return worker(facts, **{**of_others, **changes})
+
+
 def limits(hard: float | None, facts: Facts = ON_REDIS, **changes: Any) -> Facts:
     """Both tasks with another hard time limit."""
     both = [replace(each, hard_limit=hard, soft_limit=None, **changes) for each in (CHARGE, MAIL)]
@@ -642,7 +648,12 @@ WELL: dict[str, list[Facts]] = {
         worker(has_heartbeat=False),  # the timeout is long enough
         ON_RABBITMQ,
     ],
-    "worker-settings-differ": [ON_REDIS, worker(conf={}), worker(conf={"task_acks_late": True})],
+    "worker-settings-differ": [
+        ON_REDIS,
+        worker(conf={}),
+        worker(conf={"task_acks_late": True}),
+        stranger(conf={"task_time_limit": 60}),
+    ],
     "visibility-timeout-differs": [ON_REDIS, worker(conf={}), ON_RABBITMQ],
     "task-unregistered": [
         ON_REDIS,
@@ -661,7 +672,9 @@ WELL: dict[str, list[Facts]] = {
         ON_REDIS,
         limits(20, conf(worker_prefetch_multiplier=4)),
         worker(prefetch=4, reserved=4, longest_run=300.0),
+        stranger(prefetch=16, reserved=9, longest_run=300.0),
     ],
+    "pickle-accepted": [ON_REDIS, stranger(accepts=frozenset({PICKLED}))],
     "redelivery-endless": [
         ON_REDIS,
         ON_RABBITMQ,

@@ -20,6 +20,7 @@ __all__ = (
     "named",
     "on_rabbitmq",
     "on_redis",
+    "own_workers",
     "queue_named",
     "rabbit_tells",
     "readers",
@@ -152,6 +153,24 @@ def differences(worker: Worker, facts: Facts) -> list[tuple[str, str, str]]:
         (what, theirs, ours)
         for what, theirs, ours in pairs
         if theirs is not None and ours is not None and theirs != ours
+    ]
+
+
+def own_workers(facts: Facts) -> list[Worker]:
+    """Return the workers here that this app's jobs can come to; others share a broker with it."""
+    settings = facts.settings
+    tasks = frozenset(task.name for task in settings.tasks)
+    queues = {each.queue for each in (*settings.tasks, *settings.entries)}
+    queues |= {declared.name for declared in settings.declared}
+    return [
+        worker
+        for worker in facts.workers or ()
+        if not is_elsewhere(worker, facts)
+        and (
+            worker.queues is None
+            or bool(queues & worker.queues)
+            or bool(tasks & (worker.tasks or frozenset()))
+        )
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reliable_tasks.doctor.checks.kit import RABBITMQ, check, named
+from reliable_tasks.doctor.checks.kit import RABBITMQ, check, named, own_workers
 from reliable_tasks.doctor.facts import Facts, Settings, Task
 from reliable_tasks.doctor.findings import ERROR, INFO, TASKS, WARNING, Found
 
@@ -112,7 +112,7 @@ def pickle(facts: Facts) -> Iterator[Found]:
     if PICKLE in facts.settings.accepts:
         yield Found("accept_content has pickle")
     else:
-        who = [each.name for each in facts.workers or () if PICKLE in (each.accepts or ())]
+        who = [each.name for each in own_workers(facts) if PICKLE in (each.accepts or ())]
         if who:
             yield Found(f"accept_content has pickle: {named(who)}")
 

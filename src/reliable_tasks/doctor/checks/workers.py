@@ -17,6 +17,7 @@ from reliable_tasks.doctor.checks.kit import (
     longest,
     named,
     on_redis,
+    own_workers,
     readers,
     visibility_timeout,
     workers_tell,
@@ -109,7 +110,7 @@ def without_heartbeat(facts: Facts) -> Iterator[Found]:
 def settings_differ(facts: Facts) -> Iterator[Found]:
     """Compare the settings that jobs depend on."""
     own = facts.settings.conf
-    for worker in _here(facts):
+    for worker in own_workers(facts):
         for name in COMPARED:
             if worker.conf is None or name not in worker.conf:
                 continue
@@ -221,7 +222,7 @@ def code(facts: Facts) -> Iterator[Found]:
 def _digests(facts: Facts) -> dict[tuple[tuple[int, ...], str], dict[str, list[str]]]:
     """Return by Python and task which workers have which digest."""
     found: dict[tuple[tuple[int, ...], str], dict[str, list[str]]] = {}
-    for worker in _here(facts):
+    for worker in own_workers(facts):
         python = _python(worker.releases or {})
         for task, digest in (worker.digests or {}).items():
             found.setdefault((python, task), {}).setdefault(digest, []).append(worker.name)
@@ -250,7 +251,7 @@ def prefetch(facts: Facts) -> Iterator[Found]:
     elif multiplier is not None and multiplier > 1 and limit >= LONG:
         yield Found(f"worker_prefetch_multiplier = {multiplier}, tasks of up to {limit:g} s")
     else:
-        for worker in _here(facts):
+        for worker in own_workers(facts):
             if _keeps_others_waiting(worker):
                 yield Found(
                     f"{worker.name}: {worker.reserved} jobs wait behind one of "
