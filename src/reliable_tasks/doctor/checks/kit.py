@@ -160,7 +160,8 @@ def own_workers(facts: Facts) -> list[Worker]:
     """Return the workers here that this app's jobs can come to; others share a broker with it."""
     settings = facts.settings
     tasks = frozenset(task.name for task in settings.tasks)
-    queues = {each.queue for each in (*settings.tasks, *settings.entries)}
+    queues = {task.queue for task in settings.tasks}
+    queues |= {entry.queue for entry in settings.entries}
     queues |= {declared.name for declared in settings.declared}
     return [
         worker
