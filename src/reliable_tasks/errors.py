@@ -226,8 +226,9 @@ class Quarantined(ReliableTasksError):
         self.key, self.crashes = key, crashes
 
     def __str__(self) -> str:
+        executions = "execution" if self.crashes == 1 else "executions"
         return (
-            f"{self.key!r} is quarantined: {self.crashes} executions ended without an outcome. "
+            f"{self.key!r} is quarantined: {self.crashes} {executions} ended without an outcome. "
             "The whole message is kept among the dead letters. Find what kills the process "
             "(memory, a native crash, a kill signal), then let it run again: "
             "`celery reliable dead replay`."

@@ -61,3 +61,8 @@ def test_survives_celerys_json(error: errors.ReliableTasksError) -> None:
 
     assert type(copy) is type(error)
     assert (vars(copy), str(copy)) == (vars(error), str(error))
+
+
+def test_one_death_is_said_as_one() -> None:
+    """With `max_crashes=1` the text still reads as a sentence."""
+    assert " 1 execution ended " in str(errors.Quarantined("rt1::shop.charge:@1", 1))

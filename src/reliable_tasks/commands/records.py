@@ -58,7 +58,7 @@ def list_(
     *,
     as_json: bool,
 ) -> None:
-    """Records by task, state and age, those first that began last."""
+    """Records by task, state and age, the latest first."""
     with named_errors():
         listing = records(
             app_of(context), task=task, state=state, older_than=older_than, limit=limit
