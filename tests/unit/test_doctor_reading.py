@@ -210,6 +210,22 @@ def test_routes_that_lead_nowhere() -> None:
     assert finding.value == "shop.mail: Queue 'mails' missing from task_queues"
 
 
+@pytest.mark.parametrize(("broker", "count"), [(REDIS, 1), (RABBITMQ, 0)])
+def test_a_topic_that_redis_does_not_know(broker: str, count: int) -> None:
+    """Kombu drops what a process publishes to a topic exchange that it has not declared."""
+    app = made(
+        broker_url=broker,
+        task_queues=(Queue("celery"), Queue("mails", Exchange("post", "topic"), "mail.#")),
+        task_routes={"shop.mail": {"exchange": "post", "routing_key": "mail.new"}},
+    )
+
+    lost = [each for each in examine(app, offline=True).findings if each.id == "route-nowhere"]
+
+    assert [each.value for each in lost] == count * [
+        "shop.mail: no queue has exactly the routing key 'mail.new' of the exchange 'post'"
+    ]
+
+
 def test_queues_without_a_name_of_their_own() -> None:
     """A broadcast has another queue in each worker; an exchange with a key leads to a queue."""
     everybody = Broadcast("everybody")

@@ -166,7 +166,8 @@ def undeclared(facts: Facts) -> Iterator[Found]:
     severity=ERROR,
     topic=QUEUES,
     title="A task's route leads to no queue.",
-    why="Each call of it raises QueueNotFound.",
+    why="Each call of it raises QueueNotFound. To Redis, a call by exchange and routing key is "
+    "lost without a word, unless it is made in a worker: Kombu takes an exchange for a direct one.",
     fix='app.conf.task_queues["NAME"] = {"exchange": "NAME", "routing_key": "NAME"}',
 )
 def route(facts: Facts) -> Iterator[Found]:

@@ -105,14 +105,15 @@ def read(app: Any, *, grace_period: Seconds | None = None) -> Settings:
     conf = app.conf
     queues = app.amqp.Queues(conf.task_queues)
     declared = tuple(declared_of(queues))  # before a route can add one
-    routes = Routes(app, queues)
     broker, consumes = as_text(conf.broker_write_url), as_text(conf.broker_read_url)
     prefix = str((conf.get("broker_transport_options") or {}).get("global_keyprefix") or "")
+    publishes_to = place_at(broker, prefix)
+    routes = Routes(app, queues, on_redis=publishes_to.kind == "redis")
     return Settings(
         conf=dict(_effective(conf)),
         given=frozenset(_given(app)),
         accepts=frozenset(prepare_accept_content(conf.accept_content or ()) or ()),
-        broker=place_at(broker, prefix),
+        broker=publishes_to,
         consumes=None if consumes == broker else place_at(consumes, prefix),
         backend=backend_of(conf),
         store=store_of(app),

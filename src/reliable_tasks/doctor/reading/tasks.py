@@ -19,10 +19,18 @@ __all__ = ("Routes", "declared_of", "entries_of", "own_tasks", "read_task")
 
 
 class Routes:
-    """Where calls go, by the app's routes; makes no queue in the app itself."""
+    """
+    Where calls go, by the app's routes; makes no queue in the app itself.
 
-    def __init__(self, app: Any, queues: Any) -> None:
-        self._queues = queues
+    Args:
+        app: The Celery app.
+        queues: Its queues, as Celery keeps them.
+        on_redis: Whether it publishes to a Redis. There kombu takes an exchange that the process
+            has not declared for a direct one, and a call declares none.
+    """
+
+    def __init__(self, app: Any, queues: Any, *, on_redis: bool) -> None:
+        self._queues, self._on_redis = queues, on_redis
         self._router = Router(app.amqp.routes, queues, app=app)
 
     def of(self, name: str, options: Mapping[str, Any], task: Any = None) -> tuple[str | None, str]:
@@ -33,10 +41,20 @@ class Routes:
             return None, str(error.args[0])
         except Exception:  # a router of the app's that looks at arguments
             return None, ""
-        queue = route.get("queue") or self._bound(route.get("exchange"), route.get("routing_key"))
+        exchange, key = route.get("exchange"), route.get("routing_key")
+        queue = route.get("queue") or self._bound(exchange, key)
+        if queue is None and self._is_lost(exchange):
+            name = getattr(exchange, "name", exchange)
+            return None, f"no queue has exactly the routing key {key!r} of the exchange {name!r}"
         if not isinstance(queue, Queue):
             return (str(queue), "") if queue else (None, "")
         return None if _is_for_all(queue) else queue.name, ""
+
+    def _is_lost(self, exchange: Any) -> bool:
+        """Whether what goes to an exchange of the app's, and to none of its queues, is dropped."""
+        name = getattr(exchange, "name", exchange)
+        own = {each.exchange.name for each in self._queues.values() if not _is_for_all(each)}
+        return self._on_redis and bool(name) and name in own
 
     def _bound(self, exchange: Any, routing_key: Any) -> Any:
         name = getattr(exchange, "name", exchange)
