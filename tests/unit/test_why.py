@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -620,6 +620,18 @@ def test_advice_can_be_copied() -> None:
     """It names the job whose letter is replayed, be it another job of the key."""
     assert remedy(verdict_of(ROWS["quarantined"])).endswith("dead replay job")
     assert remedy(verdict_of(ROWS["its key is quarantined"])).endswith("dead replay other")
+
+
+@pytest.mark.parametrize(("names", "said"), [("a", "queue a (7)"), ("ab", "queues a (7), b (7)")])
+def test_one_queue_or_more(names: str, said: str) -> None:
+    """On RabbitMQ a job can be in any queue with messages."""
+    depths = tuple(QueueView(name=name, depth=7) for name in names)
+    row = replace(ROWS["not seen on RabbitMQ"], seen={"gaps": (UNSEARCHED,), "queues": depths})
+    verdict = verdict_of(row)
+
+    assert [sentence_of(note, NOW) for note in verdict.notes] == [
+        f"It may be among the messages of the {said}."
+    ]
 
 
 def test_every_standing_has_a_row() -> None:

@@ -343,7 +343,8 @@ _REMEDIES: Mapping[Standing, str] = {
 
 def _nobody(say: _Words) -> str:
     queues = ", ".join(f"{name} ({depth})" for name, depth in say["queues"].items())
-    return f"It may be among the messages of the queues {queues}."
+    noun = "queue" if len(say["queues"]) == 1 else "queues"
+    return f"It may be among the messages of the {noun} {queues}."
 
 
 _NOTES: Mapping[str, Callable[[_Words], str]] = {
