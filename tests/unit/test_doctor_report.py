@@ -20,7 +20,7 @@ from reliable_tasks.commands import reliable
 from reliable_tasks.doctor import Report, examine
 from reliable_tasks.doctor.checks import CHECKS
 from reliable_tasks.doctor.examining import report_of
-from reliable_tasks.doctor.facts import Gap
+from reliable_tasks.doctor.facts import Gap, Link
 from reliable_tasks.doctor.report.junit import as_junit
 from reliable_tasks.doctor.report.people import for_people
 from reliable_tasks.doctor.report.sarif import as_sarif
@@ -329,6 +329,38 @@ def test_an_address_that_cannot_be_read_is_a_finding(
     assert ("broker-address" in shown.ids) is (letter not in "@:")
     for form in (printed(shown), json.dumps(shown.as_dict()), as_junit(shown), repr(shown)):
         assert "hush" not in form
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "id_", "says"),
+    [
+        ("broker_url", "reddis://localhost", "broker-address", "No such transport: reddis"),
+        ("result_backend", "reddis://localhost", "setting-refused", "has no backend 'reddis'"),
+    ],
+)
+def test_an_address_of_no_kind_is_a_finding(name: str, url: str, id_: str, says: str) -> None:
+    """No worker starts with it."""
+    app = Celery("shop", broker="redis://own/0", set_as_current=False)
+    app.conf[name] = url
+
+    (found,) = [each for each in examine(app, offline=True).failures() if each.id == id_]
+
+    assert says in found.value
+
+
+def test_without_a_broker_celery_looks_for_rabbitmq_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that names no broker is not one that needs none."""
+    looked_at: list[str] = []
+
+    def probe_rabbit(app: Any, place: Any, url: str, timeout: float) -> Link:
+        looked_at.append(url)
+        return Link(place=place, trouble="refused")
+
+    monkeypatch.setattr("reliable_tasks.doctor.probes.servers.probe_rabbit", probe_rabbit)
+    shown = examine(Celery("shop", set_as_current=False), timeout=0.1)
+
+    assert looked_at == ["amqp://localhost//"]
+    assert "broker-refused" in shown.ids
 
 
 def test_a_password_in_an_error_is_not_told(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from reliable_tasks.doctor.facts import Gap, Link, Place, Settings
 from reliable_tasks.doctor.probes.rabbit_server import probe_rabbit
 from reliable_tasks.doctor.probes.reach import said_of
+from reliable_tasks.doctor.reading.places import as_text
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.storage import place_of, redis_backend, redis_broker
 
@@ -69,13 +70,9 @@ def _redis(place: Place, found: tuple[str, dict[str, Any]] | None, timeout: floa
 def _rabbit(app: Any, place: Place, timeout: float) -> Probed:
     """Try each host in turn, as a publisher does."""
     failed: list[Link] = []
-    for url in _hosts(app.conf.broker_write_url):
+    for url in as_text(app.conf.broker_write_url).split(";"):
         link = probe_rabbit(app, place, url, timeout)
         if link.trouble is None:
             return link, [Gap("one of the broker's hosts", each.detail) for each in failed]
         failed.append(link)
     return failed[0], []
-
-
-def _hosts(urls: Any) -> list[str]:
-    return urls.split(";") if isinstance(urls, str) else list(urls)

@@ -19,6 +19,7 @@ from reliable_tasks.doctor.facts import Gap, Settings
 from reliable_tasks.doctor.reading.places import (
     address_faults,
     as_text,
+    backend_faults,
     backend_of,
     place_at,
     store_of,
@@ -208,6 +209,7 @@ def _unimportable(app: Any) -> Iterator[str]:
 
 
 def _refusals(app: Any) -> Iterator[str]:
+    yield from backend_faults(app)
     try:
         check(app)
     except ConfigurationError as error:

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from celery.app.backends import BACKEND_ALIASES
+from celery.utils.imports import load_extension_class_names
+from kombu.transport import get_transport_cls
+
 from reliable_tasks.doctor.facts import Place
 from reliable_tasks.doctor.reading.tasks import own_tasks
 from reliable_tasks.errors import ConfigurationError
@@ -22,7 +26,7 @@ from reliable_tasks.presets.addresses import (
 from reliable_tasks.storage import place_of, prefix_of
 from reliable_tasks.task import IdempotentTask
 
-__all__ = ("address_faults", "as_text", "backend_of", "place_at", "store_of")
+__all__ = ("address_faults", "as_text", "backend_faults", "backend_of", "place_at", "store_of")
 
 NO_RESULTS = ("", "disabled", "disabled://")
 
@@ -86,6 +90,16 @@ def backend_of(conf: Any) -> Place | None:
     return place_at(named, str(options.get("global_keyprefix") or ""))
 
 
+def backend_faults(app: Any) -> Iterator[str]:
+    """Yield why Celery has no result backend of the kind that the app names; imports none."""
+    name = str(app.conf.result_backend or NO_RESULTS[0]).partition("://")[0].partition("+")[0]
+    known = {*BACKEND_ALIASES, *app.loader.override_backends, *NO_RESULTS}
+    known |= {extension for extension, _ in load_extension_class_names("celery.result_backends")}
+    is_class = "." in name or ":" in name
+    if name not in known and not is_class:
+        yield f"result_backend: Celery has no backend {name!r}"
+
+
 def store_of(app: Any) -> Place | None:
     """Return where guarded tasks have their records; None without such tasks, or without a URL."""
     guarded = [task for task in own_tasks(app) if isinstance(task, IdempotentTask)]
@@ -101,7 +115,14 @@ def store_of(app: Any) -> Place | None:
 
 def address_faults(broker: str, conf: Any) -> Iterator[str]:
     """Yield what the presets would say against a broker's address."""
-    kind = _kind(broker.partition("://")[0])
+    scheme = broker.partition("://")[0]
+    kind = _kind(scheme)
+    try:
+        get_transport_cls(scheme.partition("+")[0])
+    except Exception as error:  # whatever the import of a transport raises
+        said = error.args[0] if error.args else type(error).__name__
+        yield f"Kombu cannot use {scheme}://: {said}"
+        return
     if kind not in ("redis", "rabbitmq") or broker.startswith("librabbitmq"):
         return
     options = conf.get("broker_transport_options") or {}
