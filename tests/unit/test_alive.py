@@ -240,7 +240,11 @@ class Request:
         self.worker_pid = worker_pid
 
 
-@pytest.mark.parametrize(("is_green", "process"), [(False, os.getpid()), (True, NOBODY)])
+@pytest.mark.parametrize(
+    ("is_green", "process"),
+    [(False, os.getpid()), (True, NOBODY)],
+    ids=["process", "greenlets"],  # every process of a run must collect the same names
+)
 def test_a_job_is_renewed_by_its_process(
     is_green: bool, process: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
