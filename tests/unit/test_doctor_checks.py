@@ -979,3 +979,12 @@ def test_the_reference_describes_every_check() -> None:
     assert text == doctor_page.page(text), "run `python -m tests.doctor_page`"
     for check in CHECKS:
         assert f"\n### {check.id}\n" in text
+
+
+def test_a_task_of_a_far_off_name_is_not_proposed() -> None:
+    """Names of one module are alike; whoever copies the advice would schedule another task."""
+    facts = settings(entries=(replace(ENTRY, task="shop.mind"),))
+
+    (finding,) = BY_ID["schedule-nowhere"].findings(facts)
+
+    assert finding.value == "nightly: no worker nor this app knows a task shop.mind"

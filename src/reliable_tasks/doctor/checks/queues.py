@@ -29,6 +29,7 @@ from reliable_tasks.presets.rules import check_delivery_limit, check_routing_key
 __all__ = ("CHECKS",)
 
 ALIKE = 0.7  # from 0 to 1; of four letters two may have changed places
+LIKELY = 0.8  # of the names of tasks, which often have a module in common
 CELERYS_OWN = re.compile(r"celery_delayed_|celeryev|.*\.celery\.pidbox$|.*\.reply\.celery")
 NEW_NAME = "presets.rabbitmq(url, queues=(...))  # a new name: RabbitMQ never changes a queue"
 
@@ -195,7 +196,7 @@ def schedule(facts: Facts) -> Iterator[Found]:
         if entry.nowhere:
             yield Found(f"{entry.name}: {entry.nowhere}")
         elif entry.task not in known and not entry.task.startswith("celery."):
-            near = difflib.get_close_matches(entry.task, known, n=1)
+            near = difflib.get_close_matches(entry.task, known, n=1, cutoff=LIKELY)
             who = "no worker nor this app" if asked else "this app does not"
             yield Found(
                 f"{entry.name}: {who} know{'s' if asked else ''} a task {entry.task}"
