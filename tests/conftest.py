@@ -9,12 +9,15 @@ from celery import _state
 from hypothesis import HealthCheck, settings
 
 from reliable_tasks.pools import registry
+from reliable_tasks.signals import task_claimed, task_settled
 
 pytest_plugins = ["pytester", "reliable_tasks.testing.fixtures"]
 
 # Started in the background, the tests would hand an ignored SIGINT on to all that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+OF_EACH = (task_claimed, task_settled)
 
 # A busy machine is no failure; `--hypothesis-profile=long` is what `nox -s property` runs.
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,12 +40,26 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def apps_of_one_test() -> Iterator[None]:
-    """Tasks and the current app of one test, which Celery keeps globally, end with it."""
+    """
+    Tasks, the current app and receivers of signals, which Celery keeps globally, are a test's own.
+
+    Which modules of tasks a process has loaded before depends on how the tests are distributed.
+    """
     finalizers, current = set(_state._on_app_finalizers), _state._tls.current_app
+    own = {each for each in finalizers if each.__module__ == "celery.app.builtins"}
+    heard = {each: list(each.receivers) for each in OF_EACH}
+    _set_finalizers(own)
     yield
+    _set_finalizers(finalizers)
+    _state._set_current_app(current)
+    for each, receivers in heard.items():
+        each.receivers = receivers
+        each.sender_receivers_cache.clear()
+
+
+def _set_finalizers(finalizers: set[Any]) -> None:
     _state._on_app_finalizers.clear()
     _state._on_app_finalizers.update(finalizers)
-    _state._set_current_app(current)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ NOBODY = "redis://127.0.0.1:1/0"
 @pytest.mark.parametrize("url", UNREADABLE)
 @pytest.mark.parametrize("name", ["broker_url", "result_backend", "reliable_tasks_store_url"])
 def test_an_address_that_cannot_be_read_is_a_gap(url: str, name: str) -> None:
+    """It is said, without what may be a password, and the rest is looked at."""
     app = Celery("shop", broker=NOBODY, set_as_current=False)
     app.conf[name] = url
 

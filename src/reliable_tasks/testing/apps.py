@@ -41,5 +41,5 @@ def close_app(app: Celery) -> None:
         consumer._pubsub = None  # noqa: SLF001 - a result that dies later must not reconnect
     if client := getattr(app.backend, "client", None):
         client.connection_pool.disconnect()
-    app.pool.force_close_all()
+    app.pool.force_close_all(close_pool=False)  # which is that of all apps with the same broker
     app.close()
