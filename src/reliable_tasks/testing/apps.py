@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
+from kombu import pools
+from kombu.utils.collections import eqhash
 
 __all__ = ("close_app", "connected_app")
 
@@ -41,5 +43,8 @@ def close_app(app: Celery) -> None:
         consumer._pubsub = None  # noqa: SLF001 - a result that dies later must not reconnect
     if client := getattr(app.backend, "client", None):
         client.connection_pool.disconnect()
-    app.pool.force_close_all(close_pool=False)  # which is that of all apps with the same broker
+    address = eqhash(app.connection_for_write())
+    app.pool.force_close_all()
+    for group in (pools.connections, pools.producers):  # the next app of that address gets another
+        group.pop(address, None)
     app.close()
