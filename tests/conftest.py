@@ -40,26 +40,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def apps_of_one_test() -> Iterator[None]:
-    """
-    Tasks, the current app and receivers of signals, which Celery keeps globally, are a test's own.
-
-    Which modules of tasks a process has loaded before depends on how the tests are distributed.
-    """
+    """Tasks, the current app and receivers of signals, which Celery keeps globally, end with it."""
     finalizers, current = set(_state._on_app_finalizers), _state._tls.current_app
-    own = {each for each in finalizers if each.__module__ == "celery.app.builtins"}
     heard = {each: list(each.receivers) for each in OF_EACH}
-    _set_finalizers(own)
     yield
-    _set_finalizers(finalizers)
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(finalizers)
     _state._set_current_app(current)
     for each, receivers in heard.items():
         each.receivers = receivers
         each.sender_receivers_cache.clear()
-
-
-def _set_finalizers(finalizers: set[Any]) -> None:
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(finalizers)
 
 
 @pytest.fixture
