@@ -17,7 +17,8 @@ from kombu.serialization import dumps, loads, registry
 from kombu.utils import json as wire
 
 from reliable_tasks.core.header import Header
-from reliable_tasks.core.records import HOPS_PER_RETRY, Outcome, State, line_of
+from reliable_tasks.core.lines import HOPS_PER_RETRY, line_of
+from reliable_tasks.core.records import Outcome, State
 from reliable_tasks.leases import Lease
 from reliable_tasks.processes import numbering
 from reliable_tasks.publish import (

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from reliable_tasks.burial import Shelf
 from reliable_tasks.core.durations import outage_wait_ms, turn_wait_ms
+from reliable_tasks.core.lines import line_of
 from reliable_tasks.core.records import (
     Answer,
     Busy,
@@ -32,7 +33,6 @@ from reliable_tasks.core.records import (
     Stale,
     State,
     Superseded,
-    line_of,
 )
 from reliable_tasks.core.settings import Options
 from reliable_tasks.core.store import Store

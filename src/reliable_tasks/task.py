@@ -26,7 +26,7 @@ from reliable_tasks.core.keys import (
     payload_digest,
     record_key,
 )
-from reliable_tasks.core.records import HOPS_PER_RETRY, line_of
+from reliable_tasks.core.lines import HOPS_PER_RETRY, line_of
 from reliable_tasks.core.settings import DEFAULTS, Options, check_spelling, named, read
 from reliable_tasks.core.store import Store
 from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result

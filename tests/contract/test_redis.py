@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from reliable_tasks.core.limits import BreakerTerms, BudgetTerms
-from reliable_tasks.core.records import Granted, State, line_of
+from reliable_tasks.core.lines import line_of
+from reliable_tasks.core.records import Granted, State
 from reliable_tasks.stores.redis import RedisStore
 from reliable_tasks.testing import Database, LimiterContract, StoreContract, eventually
 from reliable_tasks.testing.contract import OneKey, Plant

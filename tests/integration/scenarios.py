@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from reliable_tasks.core.records import line_of
+from reliable_tasks.core.lines import line_of
 from reliable_tasks.testing import RabbitMQServer, Server, WorkerProcess, eventually
 from tests.integration.apps.guarded import fails_once_taken_over, fenced, keyed, work
 from tests.integration.campaign import Campaign, Every, names

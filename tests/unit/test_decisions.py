@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from reliable_tasks.core import decisions
 from reliable_tasks.core.decisions import Claim
+from reliable_tasks.core.lines import line_of, retries_of
 from reliable_tasks.core.records import (
     MAX_FACTS,
     Answer,
@@ -28,8 +29,6 @@ from reliable_tasks.core.records import (
     State,
     Superseded,
     Unreadable,
-    line_of,
-    retries_of,
 )
 
 NOW_US = 5_000_000_000_123

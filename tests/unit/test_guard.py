@@ -20,15 +20,8 @@ from reliable_tasks import (
     guard,
 )
 from reliable_tasks.burial import Shelf
-from reliable_tasks.core.records import (
-    Confirmation,
-    Granted,
-    Outcome,
-    Reservation,
-    Reserved,
-    State,
-    line_of,
-)
+from reliable_tasks.core.lines import line_of
+from reliable_tasks.core.records import Confirmation, Granted, Outcome, Reservation, Reserved, State
 from reliable_tasks.core.settings import read
 from reliable_tasks.guard import Guard
 from reliable_tasks.leases import Lease

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from reliable_tasks.core import reservations
 from reliable_tasks.core.durations import HOPS_PER_REPLAY
+from reliable_tasks.core.lines import line_of, retries_of
 from reliable_tasks.core.records import (
     MAX_FACTS,
     Answer,
@@ -32,8 +33,6 @@ from reliable_tasks.core.records import (
     State,
     Superseded,
     Unreadable,
-    line_of,
-    retries_of,
 )
 
 __all__ = (

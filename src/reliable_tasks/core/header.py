@@ -38,7 +38,7 @@ class Header:
         key_digest: From `keys.key_of`; None: derive it, or the message is its own identity.
         payload_digest: From `keys.payload_digest`; None: nothing to compare.
         hop: How many successors of the message came before it with the same retries. In a message
-            that replaced another, whose own retries begin at 0, the other's `records.line_of` too.
+            that replaced another, whose own retries begin at 0, the other's `lines.line_of` too.
         store_id: Where the producer expects the record; None: unknown.
         format: Version of the layout.
         abandoned: Deliveries of the message's forerunners that are over, though the store may not

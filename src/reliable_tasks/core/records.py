@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 __all__ = (
-    "HOPS_PER_RETRY",
     "MAX_FACTS",
     "Answer",
     "Busy",
@@ -41,24 +40,10 @@ __all__ = (
     "Superseded",
     "Unreadable",
     "Waiting",
-    "line_of",
-    "retries_of",
 )
 
 MAX_FACTS = 64
 """Jobs beside the record's own that one record remembers; the oldest go first."""
-
-HOPS_PER_RETRY = 1_000_000
-
-
-def line_of(retries: int, hop: int) -> int:
-    """Return one number that orders the messages of a job: first by retries, then by hop."""
-    return retries * HOPS_PER_RETRY + min(hop, HOPS_PER_RETRY - 1)
-
-
-def retries_of(line: int) -> int:
-    """Return the number of retries of the message at *line*."""
-    return line // HOPS_PER_RETRY
 
 
 class State(StrEnum):

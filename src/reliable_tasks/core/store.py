@@ -34,7 +34,7 @@ class Store(Protocol):
     does not answer; the step may then have happened or not.
 
     Throughout, *key* is a record key (`core.keys`), *job* a task id, *line* the
-    place of a message among those of its job (`records.line_of`), *horizon_ms*
+    place of a message among those of its job (`lines.line_of`), *horizon_ms*
     how long no record may be forgotten after its last change.
     """
 

@@ -13,7 +13,7 @@ from kombu.serialization import dumps, loads, prepare_accept_content
 from kombu.utils import json as wire
 
 from reliable_tasks.core.header import NAME, Header
-from reliable_tasks.core.records import HOPS_PER_RETRY, line_of
+from reliable_tasks.core.lines import HOPS_PER_RETRY, line_of
 from reliable_tasks.errors import ReliableTasksError
 from reliable_tasks.processes import numbering
 from reliable_tasks.publish import queue_of, shown_arguments

@@ -14,7 +14,7 @@ from celery import signals as celery_signals
 
 from reliable_tasks import signals
 from reliable_tasks.core.header import NAME, Header
-from reliable_tasks.core.records import HOPS_PER_RETRY
+from reliable_tasks.core.lines import HOPS_PER_RETRY
 from reliable_tasks.flight.tape import Tape
 from reliable_tasks.storage import place_of, prefix_of
 from reliable_tasks.task import IdempotentTask

@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 )
 
 from reliable_tasks.core.durations import HOPS_PER_REPLAY
+from reliable_tasks.core.lines import line_of
 from reliable_tasks.core.records import (
     MAX_FACTS,
     Busy,
@@ -44,7 +45,6 @@ from reliable_tasks.core.records import (
     Reserved,
     State,
     Waiting,
-    line_of,
 )
 from reliable_tasks.core.store import Store
 from reliable_tasks.stores.memory import MemoryStore

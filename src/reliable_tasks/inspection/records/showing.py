@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from reliable_tasks.core.records import HOPS_PER_RETRY, Fact, Record, State
+from reliable_tasks.core.lines import HOPS_PER_RETRY
+from reliable_tasks.core.records import Fact, Record, State
 from reliable_tasks.inspection.records.finding import Found
 
 __all__ = ("document",)

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reliable_tasks.core.header import NAME, Header
-from reliable_tasks.core.records import HOPS_PER_RETRY, Record, State, retries_of
+from reliable_tasks.core.lines import HOPS_PER_RETRY, retries_of
+from reliable_tasks.core.records import Record, State
 from reliable_tasks.inspection.why.evidence import Ending, Jot, Letter, RecordSeen
 from reliable_tasks.retry import attempts
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from reliable_tasks.core.lines import line_of
 from reliable_tasks.core.records import (
     Answer,
     Busy,
@@ -25,7 +26,6 @@ from reliable_tasks.core.records import (
     Settled,
     Stale,
     State,
-    line_of,
 )
 from reliable_tasks.core.store import Store
 

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reliable_tasks.core.records import (
-    Busy,
-    Finished,
-    Granted,
-    Settled,
-    Stale,
-    State,
-    Superseded,
-    line_of,
-)
+from reliable_tasks.core.lines import line_of
+from reliable_tasks.core.records import Busy, Finished, Granted, Settled, Stale, State, Superseded
 from reliable_tasks.testing.contract.support import (
     HOP,
     HORIZON_MS,
