@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reliable_tasks.broker import HEARTBEAT_STEP
+from reliable_tasks.broker import ACKS_STEP, HEARTBEAT_STEP
 from reliable_tasks.broker.certificates import named_by_address
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.flight import begin
@@ -64,8 +64,7 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
     if app.configured:
         _add(app)
     app.steps["worker"].update((WORKER_STEP, SETTINGS_STEP, QUEUE_STEP, REPORTING_STEP))
-    app.steps["consumer"].add(WATCHING_STEP)
-    app.steps["consumer"].add(REFUSAL_STEP)
+    app.steps["consumer"].update((WATCHING_STEP, REFUSAL_STEP, ACKS_STEP))
     change = app.steps["consumer"].add if heartbeat else app.steps["consumer"].discard
     change(HEARTBEAT_STEP)
 

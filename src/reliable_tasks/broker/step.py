@@ -1,4 +1,4 @@
-"""The heartbeat as a step of Celery's consumer."""
+"""The heartbeat and the acknowledgements as steps of Celery's consumer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import kombu
 from celery import bootsteps
 
 from reliable_tasks.broker import HEARTBEAT_STEP
+from reliable_tasks.broker.acks import PromptAcks, is_known
 from reliable_tasks.broker.consumer import WorkerHands
 from reliable_tasks.broker.heartbeat import Heartbeat
 from reliable_tasks.broker.unacked import (
@@ -18,7 +19,7 @@ from reliable_tasks.broker.unacked import (
     uses_redis,
 )
 
-__all__ = ("HeartbeatStep",)
+__all__ = ("AcksStep", "HeartbeatStep")
 
 logger = logging.getLogger("reliable_tasks")
 
@@ -50,6 +51,35 @@ class HeartbeatStep(bootsteps.StartStopStep):
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's signature
         """End when the pool has ended, just before what is still held goes back to its queues."""
         self._heartbeat.stop()
+
+
+class AcksStep(bootsteps.StartStopStep):
+    """Has guarded messages acknowledged without waiting, where the broker is Redis."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._tasks = consumer.app.tasks
+        self._acks: PromptAcks | None = None
+
+    def include_if(self, consumer: Any) -> bool:
+        """Take part only where kombu waits for each, and is as we know it."""
+        return uses_redis(consumer.app) and is_known()
+
+    def start(self, consumer: Any) -> None:
+        """Turn to the channel that was just opened; called again after each reconnection."""
+        self._acks = PromptAcks(consumer.task_consumer.channel, self._is_guarded)
+        self._acks.install()
+
+    def stop(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Wait for the last one; what ends from now on is acknowledged as kombu does it."""
+        if self._acks is not None:
+            self._acks.close()
+
+    def _is_guarded(self, message: Any) -> bool:
+        task = self._tasks.get((message.headers or {}).get("task"))
+        return hasattr(task, "guard_options")
 
 
 def do_without(app: Any, missing: list[str]) -> None:

@@ -1,8 +1,8 @@
 """
 Kombu's index of unacknowledged messages in Redis.
 
-The one module that knows kombu's private names. The index is a sorted set: the tag of each
-delivery, and when a consumer took it or last said that it has it. What is older than the
+With `acks`, the one module that knows kombu's private names. The index is a sorted set: the tag of
+each delivery, and when a consumer took it or last said that it has it. What is older than the
 visibility timeout goes back to its queue.
 """
 

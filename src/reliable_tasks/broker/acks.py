@@ -1,0 +1,152 @@
+"""
+Acknowledgements that nobody waits for, where the broker is Redis.
+
+Kombu waits for the reply to each, on its longest way: a quarter of what a task that does nothing
+takes. RabbitMQ replies to none, and a guarded task loses nothing by that. If an acknowledgement is
+lost, the message comes again and its record answers in the body's place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from kombu.transport import redis, virtual
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from reliable_tasks.broker.unacked import SOCKET_TIMEOUT
+
+__all__ = ("PromptAcks", "is_known")
+
+logger = logging.getLogger("reliable_tasks")
+
+REPLIES = 4  # to the commands of one acknowledgement
+
+_NEEDED = {
+    redis.QoS: ("_delivered", "ack"),
+    redis.Channel: ("global_keyprefix", "pool", "unacked_index_key", "unacked_key"),
+}
+
+
+def is_known() -> bool:
+    """Whether the installed kombu has all that this module leans on."""
+    return all(hasattr(owner, name) for owner, names in _NEEDED.items() for name in names)
+
+
+class PromptAcks:
+    """
+    Acknowledges what a channel delivered, guarded messages without waiting.
+
+    They leave by a connection of their own. What was replied to one is read before the next leaves;
+    if that went wrong, both go kombu's own way. To acknowledge twice is harmless: when a guarded
+    message is acknowledged, all its copies are over.
+
+    Args:
+        channel: A `kombu.transport.redis.Channel`.
+        is_guarded: Whether a message may safely come again.
+    """
+
+    def __init__(self, channel: Any, is_guarded: Callable[[Any], bool]) -> None:
+        self._channel, self._qos, self._is_guarded = channel, channel.qos, is_guarded
+        self._wait_for = channel.qos.ack
+        self._connection: Any = None
+        self._last: str | None = None  # its replies are unread
+        self._is_closed = False
+        self._lock = threading.Lock()
+
+    def install(self) -> None:
+        """Have the channel acknowledge this way."""
+        self._qos.ack = self.ack
+
+    def ack(self, tag: str) -> None:
+        """
+        Acknowledge one delivery.
+
+        Args:
+            tag: The delivery's.
+
+        Raises:
+            Exception: From kombu's own way: whatever it and redis-py raise.
+        """
+        message = self._qos._delivered.get(tag)  # noqa: SLF001
+        if message is None or not self._is_guarded(message) or not self._tell(tag):
+            self._wait_for(tag)
+            return
+        virtual.QoS.ack(self._qos, tag)
+
+    def close(self) -> None:
+        """Make sure that the last one arrived; those that follow are waited for."""
+        with self._lock:
+            self._is_closed = True
+            self._hear()
+            self._disconnect()
+
+    def _tell(self, tag: str) -> bool:
+        """Send an acknowledgement; return False if it may not have left."""
+        with self._lock:
+            if self._is_closed or not self._hear():
+                return False
+            try:
+                connection = self._opened()
+                connection.send_packed_command(connection.pack_commands(self._commands(tag)))
+            except (RedisError, OSError):
+                self._disconnect()
+                return False
+            self._last = tag
+        return True
+
+    def _hear(self) -> bool:
+        """Read what was replied to the last one; return False if it had to be repeated."""
+        last, self._last = self._last, None
+        if last is None:
+            return True
+        try:
+            for _ in range(REPLIES):
+                self._connection.read_response(disable_decoding=True)
+        except (RedisError, OSError):
+            self._disconnect()
+            self._repeat(last)
+            return False
+        except BaseException:  # thrown into a greenlet: the replies are still due
+            self._disconnect()
+            raise
+        return True
+
+    def _repeat(self, tag: str) -> None:
+        try:
+            self._wait_for(tag)
+        except Exception as error:
+            logger.warning(
+                "an acknowledgement may be lost; its message then comes again after the visibility "
+                "timeout, and its record answers: %s: %s",
+                type(error).__name__,
+                error,
+            )
+
+    def _opened(self) -> Any:
+        """Return the connection: one more than kombu's pool allows, with a time-out."""
+        if self._connection is None:
+            pool = self._channel.pool
+            connection = self._connection = pool.connection_class(**pool.connection_kwargs)
+            connection.socket_timeout = connection.socket_connect_timeout = SOCKET_TIMEOUT
+            connection.retry, connection.health_check_interval = Retry(NoBackoff(), 0), 0
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+    def _commands(self, tag: str) -> list[tuple[str, ...]]:
+        """The commands that kombu sends, too: both are done, or none."""
+        channel, prefix = self._channel, self._channel.global_keyprefix
+        return [
+            ("MULTI",),
+            ("ZREM", prefix + channel.unacked_index_key, tag),
+            ("HDEL", prefix + channel.unacked_key, tag),
+            ("EXEC",),
+        ]

@@ -1,0 +1,191 @@
+"""Acknowledgements that nobody waits for, on a real server through kombu's own channel."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from kombu import Connection
+
+from reliable_tasks.broker import acks
+from reliable_tasks.broker.acks import PromptAcks
+from reliable_tasks.testing import eventually, valkey_server
+
+pytestmark = [pytest.mark.integration, pytest.mark.hooks]
+
+PAUSE = 3.0  # seconds that the server does not answer
+MARGIN = 20.0  # for a busy machine
+
+
+class Held:
+    """A channel with deliveries that nobody acknowledged yet."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.acks = PromptAcks(channel, lambda message: message.headers["task"] == "guarded")
+        self.acks.install()
+
+    def take(self, task: str = "guarded") -> Any:
+        """Publish a message of *task* and take it."""
+        queue = self.channel.connection.client.SimpleQueue("work", no_ack=False)
+        queue.put({}, headers={"task": task})
+        message = queue.queue(self.channel).get()
+        queue.close()
+        return message
+
+    def held(self) -> tuple[int, int]:
+        """How many deliveries are in kombu's hash, and how many in its index."""
+        client = self.channel.client
+        return client.hlen(self.channel.unacked_key), client.zcard(self.channel.unacked_index_key)
+
+    def cut(self, database: Any) -> None:
+        """Cut the connection that acknowledgements leave by."""
+        host, port = self.acks._connection._sock.getsockname()
+        with database.client() as client:
+            client.client_kill(f"{host}:{port}")
+
+
+@pytest.fixture
+def database(valkey):
+    """A database of the shared server."""
+    valkey.ensure_running()
+    return valkey.new_database()
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Held]]:
+    """Open channels, and close them after the test."""
+    with ExitStack() as stack:
+
+        def opened(url: str, **options: Any) -> Held:
+            connection = stack.enter_context(Connection(url, transport_options=options))
+            channel = connection.channel()
+            stack.callback(channel.close)
+            return Held(channel)
+
+        yield opened
+
+
+def test_nobody_waits_for_a_guarded_message(database, opened):
+    """It leaves while the server is busy, and does what kombu's own does."""
+    held = opened(database.url)
+    held.take().ack()  # connects
+    message = held.take()
+    with database.client() as client:
+        client.client_pause(round(PAUSE * 1_000), all=False)
+        begun = time.monotonic()
+        message.ack()
+        took = time.monotonic() - begun
+
+    assert message.acknowledged
+    assert took < PAUSE / 2
+    eventually(lambda: held.held() == (0, 0))
+
+
+def test_a_plain_message_is_waited_for(database, opened):
+    """For if that is lost the task runs twice."""
+    held = opened(database.url)
+    message = held.take("plain")
+
+    message.ack()
+
+    assert held.held() == (0, 0)
+    assert held.acks._connection is None
+
+
+def test_close_waits_for_the_last(database, opened):
+    """What ends after it is waited for too."""
+    held = opened(database.url)
+    first, second = held.take(), held.take()
+    first.ack()
+
+    held.acks.close()
+
+    assert held.held() == (1, 1)
+    second.ack()
+    assert held.held() == (0, 0)
+
+
+def test_the_replies_do_not_pile_up(database, opened):
+    """Neither in the server nor in the worker, and one connection does for all."""
+    held = opened(database.url)
+    for _ in range(50):
+        held.take().ack()
+    held.acks.close()
+
+    assert held.held() == (0, 0)
+    with database.client() as client:
+        assert all(each["omem"] == "0" for each in client.client_list())
+
+
+def test_keys_have_their_prefix(database, opened):
+    """Another team's keys on the same server are not touched."""
+    held = opened(database.url, global_keyprefix="team:")
+    message = held.take()
+    with database.client() as client:
+        client.hset("unacked", message.delivery_tag, "another team's")
+        assert client.hlen("team:unacked") == 1
+        message.ack()
+        held.acks.close()
+
+        assert client.hlen("team:unacked") == client.zcard("team:unacked_index") == 0
+        assert client.hlen("unacked") == 1
+
+
+def test_a_cut_connection(database, opened):
+    """What was sent into it is repeated, and the next one goes the way that is waited for."""
+    held = opened(database.url)
+    held.take().ack()
+    lost, next_one = held.take(), held.take()
+    held.cut(database)
+    lost.ack()
+    assert held.held() == (2, 2)
+
+    next_one.ack()
+
+    assert held.held() == (0, 0)
+    held.take().ack()
+    held.acks.close()
+    assert held.held() == (0, 0)
+
+
+def test_a_slow_broker(database, opened, monkeypatch):
+    """An answer that takes too long is not waited for; kombu's own way does that."""
+    monkeypatch.setattr(acks, "SOCKET_TIMEOUT", 0.2)
+    held = opened(database.url)
+    held.take().ack()
+    first, second = held.take(), held.take()
+    with database.client() as client:
+        client.client_pause(round(PAUSE * 1_000), all=False)
+        first.ack()
+        second.ack()
+
+    assert held.held() == (0, 0)
+
+
+def test_a_refusal_is_said(opened, caplog):
+    """Of the last one in a line of the log; of this one kombu's own way tells the worker."""
+    rights = "~* &* +@all"
+    with valkey_server(acl=["user default off", f"user work on >secret {rights}"]) as server:
+        held = opened(server.url_for(1, username="work", password="secret"))
+        refused, next_one = held.take(), held.take()
+        change = held.channel.client.acl_setuser
+        change("work", enabled=True, commands=["-hdel"])
+        refused.ack()
+        try:
+            with (
+                caplog.at_level(logging.WARNING, "reliable_tasks"),
+                pytest.raises(Exception, match="hdel"),
+            ):
+                next_one.ack()
+        finally:
+            change("work", enabled=True, commands=["+hdel"])
+        next_one.ack()
+
+        assert held.held() == (1, 1)
+    assert "an acknowledgement may be lost" in caplog.text
+    assert "hdel" in caplog.text
