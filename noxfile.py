@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -30,6 +31,10 @@ EVERYDAY = (
 SIDE_BY_SIDE = ("-n", "8", "--dist", "loadscope", "--no-loadscope-reorder")
 # What could differ from one Python or Celery to the next, without the long integration tests.
 QUICKER = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
+
+# Tests start hundreds of workers and commands. Where nothing may write bytecode, each of them would
+# compile Celery and all that it stands on again: half of the time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
@@ -163,7 +168,7 @@ def docs(session: nox.Session) -> None:
     site = str(Path(session.create_tmp()) / "site")
     command = ("mkdocs", "build", "--quiet", "--strict", "--site-dir", site)
     session.run(*command, env={"NO_MKDOCS_2_WARNING": "1"})
-    pytest(session, "-n", "4", "tests/docs")
+    pytest(session, "-n", "4", "--maxschedchunk", "1", "tests/docs")
 
 
 @nox.session

@@ -47,8 +47,13 @@ def run(page: Path, url: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
+def longest_first() -> list[Path]:
+    """Order the pages by their commands, most of which start a Python, or wait for a worker."""
+    return sorted(pages(), key=lambda page: page.read_text().count("\n$ "), reverse=True)
+
+
 @pytest.mark.timeout(PATIENCE + 30)
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(PROJECT)))
+@pytest.mark.parametrize("page", longest_first(), ids=lambda page: str(page.relative_to(PROJECT)))
 def test_page(page: Path, url: str, tmp_path: Path) -> None:
     """Every block of the page runs, and prints what the page shows."""
     done = run(page, url, tmp_path)
