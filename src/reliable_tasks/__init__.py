@@ -21,7 +21,6 @@ from reliable_tasks.errors import (
     UnserializableArguments,
 )
 from reliable_tasks.leases import Lease
-from reliable_tasks.once import once
 from reliable_tasks.pools import close_on_shutdown
 from reliable_tasks.setup import setup
 from reliable_tasks.signals import (
@@ -36,6 +35,7 @@ from reliable_tasks.signals import (
 from reliable_tasks.task import IdempotentTask
 
 if TYPE_CHECKING:
+    from reliable_tasks.block import once
     from reliable_tasks.calls import Publication
     from reliable_tasks.many import publish_many
     from reliable_tasks.retry.budget import CircuitBreaker, RetryBudget
@@ -88,6 +88,7 @@ _LATER = {
     "RetryBudget": "retry.budget",
     "UniqueResult": "unique",
     "UniqueTask": "unique",
+    "once": "block",
     "publish_many": "many",
     "retry_inline": "retry.inline",
     "retry_task": "retry.task",

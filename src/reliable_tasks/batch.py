@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kombu import exceptions
 from kombu.exceptions import KombuError
 
-from reliable_tasks.shortcut import Shortcut
+if TYPE_CHECKING:
+    from reliable_tasks.shortcut import Shortcut
 
 __all__ = ("SharedProducer", "Undelivered", "shared_producer")
 
@@ -32,7 +33,11 @@ class SharedProducer:
         self._declared: dict[int, Any] = {}
         self.is_batch = is_batch
         self.buffered = 0
-        self._shortcut = Shortcut.to(app, self) if is_batch else None
+        self._shortcut: Shortcut | None = None
+        if is_batch:
+            from reliable_tasks.shortcut import Shortcut  # noqa: PLC0415 - few processes need it
+
+            self._shortcut = Shortcut.to(app, self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)

@@ -8,13 +8,15 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reliable_tasks.core.keys import notes_key, shelf_name
-from reliable_tasks.core.records import Death
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.processes import numbering, who
+
+if TYPE_CHECKING:
+    from reliable_tasks.core.records import Death
 
 __all__ = ("DEFAULT_AGE", "DEFAULT_LIMIT", "Shelf", "log_dropped")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -16,9 +15,9 @@ from celery.states import STARTED
 from kombu.serialization import dumps, loads, registry
 from kombu.utils import json as wire
 
-from reliable_tasks.core.header import Header
 from reliable_tasks.core.lines import HOPS_PER_RETRY, line_of
 from reliable_tasks.core.records import Outcome, State
+from reliable_tasks.executions import SLOT, Execution
 from reliable_tasks.leases import Lease
 from reliable_tasks.processes import numbering
 from reliable_tasks.publish import (
@@ -30,31 +29,11 @@ from reliable_tasks.publish import (
 )
 from reliable_tasks.shield import SoftLimitShield
 
-__all__ = ("SLOT", "Delivery", "Execution", "Identity", "keeps_result")
+__all__ = ("Delivery",)
 
 logger = logging.getLogger("reliable_tasks")
 
-SLOT = "_reliable_tasks"
-"""Where a request remembers that it is being executed under a guard."""
-
 CHORD_CLAIM_MARGIN = 1.0  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which record a delivery belongs to, and its header."""
-
-    key: str
-    header: Header
-
-
-@dataclass(slots=True)
-class Execution:
-    """What a running body has been granted, and a retry that it has published."""
-
-    lease: Lease
-    delivery: Any = None
-    retry: Retry | None = None
 
 
 class Delivery:
@@ -186,7 +165,9 @@ class Delivery:
 
     @cached_property
     def _keeps_result(self) -> bool:
-        return keeps_result(self.task, self._request)
+        """Whether the result backend keeps the result; Celery 5.5 has no such function."""
+        own = self._request.__dict__.get("ignore_result")
+        return not (self.task.ignore_result if own is None else own)
 
     @property
     def _keeps_errors(self) -> bool:
@@ -251,12 +232,6 @@ class Delivery:
     def max_run_ms(self) -> int:
         hard = self._request.timelimit[0] if self._request.timelimit else None
         return int(self.task.guard_options.max_run_for(hard or self.task.time_limit))
-
-
-def keeps_result(task: Any, request: Any) -> bool:
-    """Whether the result backend keeps the result of *request*; Celery 5.5 has no such function."""
-    own = request.__dict__.get("ignore_result")
-    return not (task.ignore_result if own is None else own)
 
 
 def _wait_ms(when: Any) -> int:

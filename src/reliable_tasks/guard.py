@@ -45,7 +45,16 @@ from reliable_tasks.errors import (
     StoreUnavailable,
 )
 from reliable_tasks.leases import Lease, keeper
-from reliable_tasks.message import Drop, Event, Heard, Listener, Message, Requeue, Unsendable
+from reliable_tasks.message import (
+    PAUSE_BEFORE_REQUEUE,
+    Drop,
+    Event,
+    Heard,
+    Listener,
+    Message,
+    Requeue,
+    Unsendable,
+)
 from reliable_tasks.processes import numbering
 
 __all__ = ("Guard",)
@@ -55,7 +64,6 @@ logger = logging.getLogger("reliable_tasks")
 _SETTLED = {State.DONE: "done", State.FAILED: "failed", State.RETRYING: "retrying"}
 
 SEND_PATIENCE = 15.0  # seconds of trying again in place before a delivery goes back
-PAUSE_BEFORE_REQUEUE = 1.0  # seconds; a broker that is down must not be hammered
 
 
 class Guard:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from reliable_tasks.core.records import Outcome
 from reliable_tasks.leases import Lease
 
-__all__ = ("Drop", "Event", "Heard", "Listener", "Message", "Requeue", "Unsendable")
+if TYPE_CHECKING:
+    from reliable_tasks.core.records import Outcome
+
+__all__ = (
+    "PAUSE_BEFORE_REQUEUE",
+    "Drop",
+    "Event",
+    "Heard",
+    "Listener",
+    "Message",
+    "Requeue",
+    "Unsendable",
+)
+
+PAUSE_BEFORE_REQUEUE = 1.0  # seconds; a broker that is down must not be hammered
 
 
 class Drop(Exception):

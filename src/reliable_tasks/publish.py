@@ -20,8 +20,7 @@ from kombu.transport.native_delayed_delivery import MAX_NUMBER_OF_BITS_TO_USE
 from reliable_tasks.broker import HEARTBEAT_STEP
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.errors import ReliableTasksError, StoreUnavailable
-from reliable_tasks.guard import PAUSE_BEFORE_REQUEUE
-from reliable_tasks.message import Unsendable
+from reliable_tasks.message import PAUSE_BEFORE_REQUEUE, Unsendable
 
 __all__ = (
     "countdown_of",

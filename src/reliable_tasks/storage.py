@@ -10,7 +10,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
-from reliable_tasks.burial import DEFAULT_AGE, DEFAULT_LIMIT, Shelf
 from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.keys import digest
 from reliable_tasks.core.store import Store
@@ -18,6 +17,7 @@ from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.stores.opening import DEFAULT_TIMEOUT, open_store
 
 if TYPE_CHECKING:
+    from reliable_tasks.burial import Shelf
     from reliable_tasks.stores.memory import MemoryStore
 
 __all__ = ("Place", "eager_store", "place_of", "prefix_of", "shelf_of", "warn_of_other_store")
@@ -125,6 +125,9 @@ def shelf_of(conf: Mapping[str, Any]) -> Shelf:
     Raises:
         ConfigurationError: A bound, or the first part of the names, is none.
     """
+    # Here, for most programs that import the package keep no letter.
+    from reliable_tasks.burial import DEFAULT_AGE, DEFAULT_LIMIT, Shelf  # noqa: PLC0415
+
     limit = conf.get("reliable_tasks_dead_letter_limit")
     if limit is None:
         limit = DEFAULT_LIMIT

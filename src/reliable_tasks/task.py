@@ -8,17 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from threading import current_thread, main_thread
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import Task
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
 from reliable_tasks.batch import SharedProducer
-from reliable_tasks.burial import Shelf
-from reliable_tasks.core import uniqueness
+from reliable_tasks.core import defaults
 from reliable_tasks.core.durations import HOPS_PER_REPLACEMENT, Seconds
-from reliable_tasks.core.header import NAME, Header
+from reliable_tasks.core.header import NAME, Header, Identity
 from reliable_tasks.core.keys import (
     check_names,
     key_of,
@@ -27,14 +26,11 @@ from reliable_tasks.core.keys import (
     record_key,
 )
 from reliable_tasks.core.lines import HOPS_PER_RETRY, line_of
-from reliable_tasks.core.settings import DEFAULTS, Options, check_spelling, named, read
+from reliable_tasks.core.settings import Options, check_spelling, named, read
 from reliable_tasks.core.store import Store
-from reliable_tasks.delivery import SLOT, Delivery, Execution, Identity, keeps_result
 from reliable_tasks.errors import ConfigurationError, LeaseLost, StoreUnavailable
-from reliable_tasks.events import is_heard, tell
-from reliable_tasks.guard import Guard
+from reliable_tasks.executions import SLOT, Execution
 from reliable_tasks.leases import Lease
-from reliable_tasks.message import Drop, Requeue
 from reliable_tasks.publish import (
     countdown_of,
     freeze,
@@ -46,15 +42,18 @@ from reliable_tasks.publish import (
     timed,
 )
 from reliable_tasks.retry.declared import check_declaration
-from reliable_tasks.shield import SoftLimitShield
 from reliable_tasks.storage import (
     Place,
-    eager_store,
     place_of,
     prefix_of,
     shelf_of,
     warn_of_other_store,
 )
+
+if TYPE_CHECKING:
+    from reliable_tasks.burial import Shelf
+    from reliable_tasks.delivery import Delivery
+    from reliable_tasks.running import Runner
 
 __all__ = ("IdempotentTask",)
 
@@ -105,7 +104,7 @@ class IdempotentTask(Task):
     retry_on_worker_lost = False
     tells_started = False
     Request = "reliable_tasks.request:GuardedRequest"
-    option_names: ClassVar[tuple[str, ...]] = tuple(DEFAULTS)
+    option_names: ClassVar[tuple[str, ...]] = tuple(defaults.GUARDED)
 
     idempotency_key: ClassVar[tuple[str, ...] | Callable[..., Any] | None] = None
     same_payload: ClassVar[tuple[str, ...] | None] = None
@@ -158,18 +157,6 @@ class IdempotentTask(Task):
     ) -> dict[str, Any]:
         """Return the options that are *declared*, and of the app's *settings* the rest."""
         return {**settings, **{name: each for name, each in declared.items() if each is not None}}
-
-    @cached_property
-    def guard(self) -> Guard:
-        """The guard of this task's deliveries in a worker."""
-        return Guard(
-            lambda: self.records, self.guard_options, shelf=self.shelf, tell=tell, heard=is_heard
-        )
-
-    @cached_property
-    def eager_guard(self) -> Guard:
-        """The guard of this task's calls in this process."""
-        return Guard(eager_store, self.guard_options, shelf=self.shelf, tell=tell, heard=is_heard)
 
     @cached_property
     def guard_options(self) -> Options:
@@ -424,16 +411,14 @@ class IdempotentTask(Task):
             return super().__call__(*args, **kwargs)
         if SLOT in request.__dict__:  # the body calls its own task: one execution
             return self._body(*args, **kwargs)
-        shield = SoftLimitShield.of(self, request)
-        with shield:
-            delivery = Delivery(self, request, args, kwargs, shield)
-            guard = self.eager_guard if request.is_eager else self.guard
-            try:
-                return guard.execute(delivery)
-            except Drop:
-                raise Ignore from None
-            except Requeue as error:
-                raise Reject(error, requeue=True) from error
+        return self._runner.run(request, args, kwargs)
+
+    @cached_property
+    def _runner(self) -> Runner:
+        # Here, for it costs 12 ms, and most programs that import the package run no task.
+        from reliable_tasks.running import Runner  # noqa: PLC0415
+
+        return Runner(self)
 
     @cached_property
     def _body(self) -> Callable[..., Any]:
@@ -551,11 +536,6 @@ class IdempotentTask(Task):
         execution: Execution | None = self.request.__dict__.get(SLOT)
         return None if execution is None or execution.delivery is None else execution
 
-    @property
-    def keeps_result(self) -> bool:
-        """Whether the result backend keeps the result of the running request."""
-        return keeps_result(self, self.request)
-
 
 def _declared(cls: type[IdempotentTask]) -> dict[str, Any]:
     values = {name: inspect.getattr_static(cls, name) for name in cls.option_names}
@@ -582,7 +562,7 @@ def _check_names(options: Options, signature: inspect.Signature) -> None:
 def _check_spelling(cls: type[IdempotentTask]) -> None:
     added = set(dir(cls)).difference(dir(IdempotentTask))
     check_spelling(added, (*cls.option_names, "store_url"))
-    idle = sorted(added.intersection(uniqueness.NAMES).difference(cls.option_names))
+    idle = sorted(added.intersection(defaults.NAMES).difference(cls.option_names))
     if idle:
         raise ConfigurationError(
             f"{idle[0]}: expected UniqueTask as the base of the task, got IdempotentTask, for "

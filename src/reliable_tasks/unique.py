@@ -13,13 +13,14 @@ from celery.result import AsyncResult
 from celery.utils import uuid
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
+from reliable_tasks.core.defaults import NAMES
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.core.keys import payload_digest, record_key
 from reliable_tasks.core.records import Confirmation, Duplicate, Reservation, Reserved
 from reliable_tasks.core.settings import Options
 from reliable_tasks.core.store import Store
-from reliable_tasks.core.uniqueness import NAMES, Uniqueness, in_force, read
+from reliable_tasks.core.uniqueness import Uniqueness, in_force, read
 from reliable_tasks.errors import ConfigurationError, DuplicateJob, StoreUnavailable
 from reliable_tasks.events import tell
 from reliable_tasks.message import Event

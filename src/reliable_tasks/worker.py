@@ -10,8 +10,8 @@ from celery import bootsteps, signals
 from celery.utils.text import match_case
 from celery.worker.state import active_requests
 
-from reliable_tasks import counting, flight
-from reliable_tasks.core import uniqueness
+from reliable_tasks import counting, flight, running  # noqa: F401 - before the pool forks
+from reliable_tasks.core.defaults import NAMES
 from reliable_tasks.core.settings import named
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.inspectable import MARK, versions
@@ -27,7 +27,7 @@ __all__ = ("WorkerStep", "check", "check_names")
 
 PREFIX = "reliable_tasks_"
 KNOWN = (
-    *uniqueness.NAMES,
+    *NAMES,
     "store",
     "store_url",
     "store_timeout",

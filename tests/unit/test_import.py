@@ -22,8 +22,29 @@ def charge(order):
     pass
 
 assert charge.guard_options
-print(*{name.partition(".")[0] for name in sys.modules})
+print(*sys.modules)
 """
+
+EXECUTION = {
+    f"reliable_tasks.{name}" for name in ("burial", "core.records", "delivery", "events", "guard")
+}
+"""What runs a job, and costs more to load than all the rest."""
+
+OPT_IN = {
+    f"reliable_tasks.{name}"
+    for name in (
+        "block",
+        "core.limits",
+        "core.uniqueness",
+        "many",
+        "retry.policy",
+        "shortcut",
+        "stores.memory",
+        "stores.redis",
+        "unique",
+    )
+}
+"""What serves those who ask for it."""
 
 
 @pytest.mark.parametrize("name", reliable_tasks.__all__)
@@ -41,9 +62,36 @@ def test_what_is_not_there() -> None:
 
 def test_a_declared_task_needs_no_client() -> None:
     """Until the first claim or publish, neither redis nor another dependency is imported."""
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
-    )
+    loaded = modules_after(PROGRAM)
 
-    assert "reliable_tasks" in run.stdout.split()
-    assert not {"redis", "tenacity", "rich"} & set(run.stdout.split())
+    assert "reliable_tasks.task" in loaded
+    assert not {"redis", "tenacity", "rich"} & loaded
+
+
+def test_a_declared_task_needs_nothing_that_runs_jobs() -> None:
+    """Import, declaration and `setup` load nothing that is only used later, or never."""
+    loaded = modules_after(PROGRAM)
+
+    assert not (EXECUTION | OPT_IN) & loaded
+
+
+def test_a_worker_has_loaded_what_runs_jobs() -> None:
+    """The worker loads it once, before its pool forks, and not again in each child."""
+    loaded = modules_after("import sys, reliable_tasks.worker; print(*sys.modules)")
+
+    assert loaded >= EXECUTION
+
+
+def test_no_module_takes_the_place_of_a_name() -> None:
+    """No name that is loaded later is a module's too, which Python would put in its place."""
+    modules = modules_after("import sys; from reliable_tasks import *; print(*sys.modules)")
+
+    assert not {f"reliable_tasks.{name}" for name in reliable_tasks._LATER} & modules
+
+
+def modules_after(program: str) -> set[str]:
+    """The names of the modules that a new process has loaded, as *program* prints them."""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(run.stdout.split())

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from reliable_tasks.core.settings import DEFAULTS, check_spelling, read
+from reliable_tasks.core.defaults import GUARDED
+from reliable_tasks.core.settings import check_spelling, read
 from reliable_tasks.errors import ConfigurationError
 
 
@@ -87,7 +88,7 @@ def test_what_cannot_work_is_refused(given: dict[str, object], expected: str) ->
 def test_a_slip_is_refused(slip: str, meant: str) -> None:
     """A misspelt option would silently do nothing, so the one that was meant is named."""
     with pytest.raises(ConfigurationError, match=f"^{slip}: expected {meant}, got {slip}"):
-        check_spelling(["shop", slip], tuple(DEFAULTS))
+        check_spelling(["shop", slip], tuple(GUARDED))
 
 
 def test_attributes_of_a_users_own_are_left_alone() -> None:
@@ -97,5 +98,5 @@ def test_attributes_of_a_users_own_are_left_alone() -> None:
         "key", "payload", "max_rows", "max_retries", "max_results", "when", "when_paid", "horizon",
         "running", "bytes", "idempotent", "crashes", "max_turns", "detention_note",
     ]  # fmt: skip
-    check_spelling(own, tuple(DEFAULTS))
-    check_spelling(DEFAULTS, tuple(DEFAULTS))
+    check_spelling(own, tuple(GUARDED))
+    check_spelling(GUARDED, tuple(GUARDED))

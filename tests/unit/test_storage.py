@@ -394,7 +394,7 @@ def test_importing_and_declaring_connects_to_nothing():
             def job(n):
                 pass
             app.finalize()
-            job.place, job.store_id, job.records, job.guard
+            job.place, job.store_id, job.records, job._runner._guard
         print("nothing")
     """
     done = subprocess.run(

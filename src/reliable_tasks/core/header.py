@@ -12,9 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-__all__ = ("FORMAT", "MAX_ABANDONED", "MAX_HOP", "MAX_STORE_ID_LENGTH", "NAME", "Header")
+__all__ = (
+    "FORMAT",
+    "MAX_ABANDONED",
+    "MAX_HOP",
+    "MAX_STORE_ID_LENGTH",
+    "NAME",
+    "Header",
+    "Identity",
+)
 
 NAME: Final = "reliable_tasks"
 FORMAT: Final = 1
@@ -101,6 +109,13 @@ class Header:
             return None
         abandoned, turn = _abandoned(value[_FIELDS:]), _turn(value[_FIELDS + 1 :])
         return cls(named, key, payload, hop, store, abandoned=abandoned, turn=turn)
+
+
+class Identity(NamedTuple):
+    """Which record a delivery belongs to, and its header."""
+
+    key: str
+    header: Header
 
 
 def _abandoned(further: Sequence[Any]) -> tuple[str, ...]:

@@ -8,30 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from reliable_tasks.core.defaults import GUARDED
 from reliable_tasks.core.durations import to_ms
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("DEFAULTS", "Options", "check_spelling", "name_of", "named", "read", "with_defaults")
+__all__ = ("Options", "check_spelling", "name_of", "named", "read", "with_defaults")
 
 DAY = 86_400.0
 DEFAULT_MAX_RUN = DAY
 SLIP = 0.85  # how alike two names are, from 0 to 1, of which one is a misspelt other
 HARD_LIMIT_MARGIN = 30.0  # seconds that a child killed at its hard limit may take to end
-
-DEFAULTS: Mapping[str, Any] = {
-    "idempotency_key": None,
-    "same_payload": None,
-    "lease_seconds": 30.0,
-    "max_run": None,
-    "retention": None,
-    "redelivery_horizon": 21_600.0,
-    "when_running": "defer",
-    "when_done": "replay",
-    "when_failed": "release",
-    "max_crashes": 3,
-    "max_result_bytes": 65_536,
-    "when_store_down": "retry",
-}
 
 _CHOICES = {
     "when_running": ("defer", "skip"),
@@ -108,7 +94,7 @@ def read(given: Mapping[str, Any]) -> Options:
     Raises:
         ConfigurationError: A value, or two together, cannot work.
     """
-    values = with_defaults(given, DEFAULTS)
+    values = with_defaults(given, GUARDED)
     for name, allowed in _CHOICES.items():
         if values[name] not in allowed:
             raise ConfigurationError(f"{name}: expected one of {allowed}, got {values[name]!r}")

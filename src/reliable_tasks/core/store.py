@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from reliable_tasks.core.records import (
-    Answer,
-    Confirmation,
-    Duplicate,
-    Outcome,
-    Record,
-    Reservation,
-    Reserved,
-    Settled,
-    Stale,
-)
+if TYPE_CHECKING:
+    from reliable_tasks.core.records import (
+        Answer,
+        Confirmation,
+        Duplicate,
+        Outcome,
+        Record,
+        Reservation,
+        Reserved,
+        Settled,
+        Stale,
+    )
 
 __all__ = ("SURPLUS_AT_ONCE", "Store")
 

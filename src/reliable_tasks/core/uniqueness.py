@@ -7,26 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from reliable_tasks.core import settings
+from reliable_tasks.core.defaults import UNIQUE
 from reliable_tasks.core.durations import to_ms
 from reliable_tasks.core.settings import Options
 from reliable_tasks.errors import ConfigurationError
 
-__all__ = ("DEFAULTS", "NAMES", "Uniqueness", "in_force", "read")
-
-DEFAULTS: Mapping[str, Any] = {
-    "unique_for": 0.0,
-    "on_duplicate": "return",
-    "publish_grace": 30.0,
-    "reserved_for": 3_600.0,
-    "keep_last": False,
-    "debounce": 0.0,
-    "debounce_limit": 0.0,
-    "throttle": 0.0,
-    "periodic": False,
-}
-
-NAMES = (*settings.DEFAULTS, *DEFAULTS)
-"""All options of a unique task, those of its guard included."""
+__all__ = ("Uniqueness", "in_force", "read")
 
 _MODES = ("unique_for", "keep_last", "debounce", "throttle", "periodic")
 _ON_DUPLICATE = ("return", "raise")
@@ -67,7 +53,7 @@ def read(given: Mapping[str, Any]) -> tuple[Uniqueness, Options]:
     Raises:
         ConfigurationError: A value, or two together, cannot work.
     """
-    values = settings.with_defaults(given, DEFAULTS)
+    values = settings.with_defaults(given, UNIQUE)
     if values["on_duplicate"] not in _ON_DUPLICATE:
         raise ConfigurationError(
             f"on_duplicate: expected one of {_ON_DUPLICATE}, got {values['on_duplicate']!r}"

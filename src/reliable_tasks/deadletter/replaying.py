@@ -21,11 +21,11 @@ from typing import Any
 from celery.app.amqp import task_message
 from celery.app.task import Context
 
+from reliable_tasks.core.defaults import GUARDED
 from reliable_tasks.core.durations import HOPS_PER_REPLAY
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.core.keys import replay_key
 from reliable_tasks.core.records import Finished, Granted, Outcome, State
-from reliable_tasks.core.settings import DEFAULTS
 from reliable_tasks.core.store import Store
 from reliable_tasks.deadletter.copies import NO_END_OF_DEATHS, REPLAY_HEADER, WEEK_MS
 from reliable_tasks.deadletter.letters import (
@@ -183,7 +183,7 @@ def _horizon_ms(app: Any, name: str) -> int:
     if hasattr(task, "guard_options"):
         horizon_ms: int = task.guard_options.horizon_ms
         return horizon_ms
-    return int(DEFAULTS["redelivery_horizon"] * 1_000)
+    return int(GUARDED["redelivery_horizon"] * 1_000)
 
 
 def _route(app: Any, letter: Letter, queue: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from reliable_tasks.core.settings import DEFAULTS
+from reliable_tasks.core import defaults
 from reliable_tasks.presets.addresses import Address
 from reliable_tasks.presets.installed import is_known, releases
 from reliable_tasks.presets.needs import SHUTDOWN_MARGIN, TO_CLEAN_UP, Needs
@@ -32,12 +32,12 @@ PUBLISH_RETRIES = {"web": 1, "worker": 3}
 
 def max_crashes() -> int:
     """Return after how many deaths a job is quarantined, unless an app says otherwise."""
-    return int(DEFAULTS["max_crashes"])
+    return int(defaults.GUARDED["max_crashes"])
 
 
 def at_least(given: float | None, least: float) -> float:
     """Return what was given, or else the least that our default and *least* allow."""
-    return max(int(DEFAULTS["redelivery_horizon"]), least) if given is None else given
+    return max(int(defaults.GUARDED["redelivery_horizon"]), least) if given is None else given
 
 
 def common_rows(needs: Needs, results: Address | None, horizon: float, copies: str) -> list[Row]:

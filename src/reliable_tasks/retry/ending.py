@@ -9,9 +9,9 @@ from typing import Any
 
 from reliable_tasks.core.store import Store
 from reliable_tasks.deadletter.letters import GAVE_UP, letter_of
-from reliable_tasks.delivery import SLOT, Execution
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.events import DEAD_LETTERED, LETTER_DROPPED, report
+from reliable_tasks.executions import SLOT, Execution
 from reliable_tasks.processes import numbering
 from reliable_tasks.publish import headers_of
 from reliable_tasks.retry.attempts import NAME, Reason

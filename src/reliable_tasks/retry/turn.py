@@ -14,9 +14,9 @@ from celery.exceptions import Ignore, Retry
 
 from reliable_tasks.core.store import Store
 from reliable_tasks.deadletter.copies import REPLAY_HEADER, is_the_one_that_runs
-from reliable_tasks.delivery import SLOT, Execution
 from reliable_tasks.errors import RetriesExhausted, StoreUnavailable
 from reliable_tasks.events import GIVEN_UP, PUT_OFF, RETRYING, WAITING, Kind, report
+from reliable_tasks.executions import SLOT, Execution
 from reliable_tasks.publish import give_back, is_hopeless, longest_wait_ms, publish_retry
 from reliable_tasks.retry import switch
 from reliable_tasks.retry.attempts import NAME, Attempts, Outcome, Raised, Reason, RetryIn, Stop

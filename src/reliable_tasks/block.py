@@ -1,4 +1,4 @@
-"""`once`: the guard's protocol for code outside Celery."""
+"""`once`: the guard's protocol for a block of code outside Celery."""
 
 from __future__ import annotations
 
