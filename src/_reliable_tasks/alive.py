@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from time import monotonic
 from typing import NamedTuple
 
+from _reliable_tasks.pids import is_taken
 from _reliable_tasks.report import INTERVAL, Report, read, report_path, report_paths
 
 __all__ = ("LEAST_WITHIN", "WITHIN", "Verdict", "judge", "look")
@@ -106,21 +106,10 @@ def look(
     broker_within = within if broker_within is None else broker_within
     paths = [report_path(directory, node)] if node else report_paths(directory)
     reports = [report for report in map(read, paths) if report is not None]
-    living = [report for report in reports if _exists(report.pid)]
+    living = [report for report in reports if is_taken(report.pid)]
     if not living:
         return [_nobody(directory, node, reports)]
     return [judge(each, monotonic(), within=within, broker_within=broker_within) for each in living]
-
-
-def _exists(pid: int) -> bool:
-    """Whether a process has this number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _nobody(directory: str, node: str | None, reports: list[Report]) -> Verdict:

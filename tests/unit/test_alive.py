@@ -19,6 +19,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from _reliable_tasks.alive import judge, look
+from _reliable_tasks.pids import is_taken
 from _reliable_tasks.probe import main
 from _reliable_tasks.report import (
     Report,
@@ -370,6 +371,17 @@ def test_a_process_that_was_killed(folder: str) -> None:
     report(folder, "shop@here")
     assert [each.is_alive for each in look(folder)] == [True]
     assert [each.is_alive for each in look(folder, "dead@here")] == [False]
+
+
+def test_a_process_of_another_user_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may not be signalled is there all the same."""
+
+    def forbid(pid: int, signal: int) -> None:
+        raise PermissionError(pid, signal)
+
+    assert not is_taken(NOBODY)
+    monkeypatch.setattr(os, "kill", forbid)
+    assert is_taken(NOBODY)
 
 
 def test_the_command_fails_if_one_worker_does(

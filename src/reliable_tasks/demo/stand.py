@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from _reliable_tasks.pids import is_taken
 from reliable_tasks.demo.gateway import Scribe
 from reliable_tasks.demo.journal import Entry, Kind
 from reliable_tasks.demo.plan import Blow, Fault, Message
@@ -149,7 +149,7 @@ class Stand:
     def _note_the_dead(self) -> None:
         """Note processes that ended in the middle of a payment without our doing."""
         for run, payment, pid in self.tally.in_hand:
-            if run not in self._struck and not _is_alive(pid):
+            if run not in self._struck and not is_taken(pid):
                 self._struck.add(run)
                 facts = {"victim": f"process {pid}", "point": "by something else"}
                 self._journal.note(Kind.DIED, payment, run, **facts)
@@ -186,14 +186,6 @@ class Stand:
 def _named(worker: WorkerProcess, blow: Blow) -> str:
     number = worker.name.partition("@")[0].rpartition("-")[2]
     return f"the pool process of worker {number}" if blow is Blow.KILL_CHILD else f"worker {number}"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _last_line(log: str) -> str:

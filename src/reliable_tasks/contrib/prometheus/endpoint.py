@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, start_http_server, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from _reliable_tasks.pids import is_taken
 from reliable_tasks.contrib.prometheus.asking import AskingCollector
 from reliable_tasks.contrib.prometheus.metrics import Metrics
 from reliable_tasks.errors import ConfigurationError
@@ -139,18 +140,7 @@ def forget_dead_processes() -> None:
 def dead_processes(path: Path) -> set[int]:
     """Return processes that are gone, however they died, and have left gauges of the living."""
     names = {file.stem.rpartition("_")[2] for file in path.glob("gauge_live*_*.db")}
-    return {int(name) for name in names if name.isdecimal() and not is_running(int(name))}
-
-
-def is_running(pid: int) -> bool:
-    """Return whether there is a process *pid*."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return {int(name) for name in names if name.isdecimal() and not is_taken(int(name))}
 
 
 def registry_of(app: Any, own: CollectorRegistry | None) -> CollectorRegistry:
