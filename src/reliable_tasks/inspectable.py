@@ -15,6 +15,7 @@ from typing import Any
 from celery.worker import state as requests
 from celery.worker.control import inspect_command
 
+from reliable_tasks.core.snapshots import snapshot
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.storage import place_of, prefix_of
 
@@ -121,21 +122,13 @@ def _digests(app: Any) -> Iterator[tuple[str, str | None]]:
 
 def _running() -> dict[str, Any]:
     """Return how long the oldest job has run, and how many wait here for a slot."""
-    active, reserved = _steady(requests.active_requests), _steady(requests.reserved_requests)
+    active = snapshot(requests.active_requests)
+    reserved = snapshot(requests.reserved_requests)
     begun = [request.time_start for request in active if request.time_start]
     return {
         "longest_run": time() - min(begun) if begun else None,
-        "reserved": len(reserved.difference(active)),
+        "reserved": len(set(reserved).difference(active)),
     }
-
-
-def _steady(changing: Any) -> set[Any]:
-    """Return what is in a set that other threads change."""
-    while True:
-        try:
-            return set(changing)
-        except RuntimeError:  # it changed between two of them
-            continue
 
 
 def _broker(connection: Any) -> dict[str, Any]:

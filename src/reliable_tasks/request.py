@@ -14,6 +14,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from reliable_tasks.core.records import State
+from reliable_tasks.core.snapshots import snapshot
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import ReliableTasksError
 from reliable_tasks.task import IdempotentTask
@@ -64,7 +65,7 @@ class GuardedRequest(Request):
         super().terminate(pool, signal)
 
     def _running_copies(self) -> list[Any]:
-        running = list(state.active_requests)
+        running = snapshot(state.active_requests)
         return [each for each in running if each.id == self.id and each is not self]
 
     def _is_given_back(self) -> bool:
@@ -84,7 +85,7 @@ class GuardedRequest(Request):
     def cancel(self, *args: Any, **kwargs: Any) -> None:
         """Say that a cold or soft shutdown ends this job; Celery's signal comes too late."""
         if self not in _announced:
-            _drain({self, *state.active_requests})
+            _drain({self, *snapshot(state.active_requests)})
         super().cancel(*args, **kwargs)
 
     def maybe_expire(self) -> bool:
@@ -155,7 +156,7 @@ def key_of_request(request: Any) -> str:
 
 def drain_active(**_: Any) -> None:
     """Say of every job that runs here that its process is shutting down."""
-    _drain(set(state.active_requests))
+    _drain(set(snapshot(state.active_requests)))
 
 
 def _drain(requests: set[Any]) -> None:

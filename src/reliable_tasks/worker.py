@@ -13,6 +13,7 @@ from celery.worker.state import active_requests
 from reliable_tasks import counting, flight, running  # noqa: F401 - before the pool forks
 from reliable_tasks.core.defaults import NAMES
 from reliable_tasks.core.settings import named
+from reliable_tasks.core.snapshots import snapshot
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.inspectable import MARK, versions
 from reliable_tasks.leases import keeper
@@ -77,11 +78,7 @@ class WorkerStep(bootsteps.StartStopStep):
 
 def count_running() -> int:
     """Return how many guarded executions this worker has; from any thread."""
-    while True:
-        try:
-            return sum(isinstance(each.task, IdempotentTask) for each in active_requests)
-        except RuntimeError:  # one began or ended between two others
-            continue
+    return sum(isinstance(each.task, IdempotentTask) for each in snapshot(active_requests))
 
 
 def check(app: Any) -> None:

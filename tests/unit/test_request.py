@@ -7,6 +7,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
+from weakref import WeakSet
 
 import pytest
 from billiard.einfo import ExceptionInfo
@@ -16,7 +17,7 @@ from celery.worker import state as worker_state
 
 from reliable_tasks import IdempotentTask
 from reliable_tasks.core.records import Granted, Outcome, State
-from reliable_tasks.request import GuardedRequest, key_of_request
+from reliable_tasks.request import GuardedRequest, drain_active, key_of_request
 from reliable_tasks.stores.memory import MemoryStore
 from reliable_tasks.testing.clock import ManualClock
 
@@ -219,3 +220,30 @@ def test_a_copy_that_leaves_does_not_hide_the_one_that_runs(two_copies: tuple[An
         waiting.on_failure(ExceptionInfo())
 
     assert worker_state.requests[running.id] is running
+
+
+class Changing(WeakSet[Any]):
+    """A set, of the kind that Celery has, that changes under the first look."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.looks += 1
+        if self.looks == 1:
+            raise RuntimeError("Set changed size during iteration")
+        return super().__iter__()
+
+
+def test_a_shutdown_is_announced_while_jobs_begin(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of the pool begin jobs while the main thread looks at those that run."""
+    request = place.request(expires=None)
+    place.begin(request)
+    monkeypatch.setattr(worker_state, "active_requests", Changing({request}))
+
+    drain_active()
+
+    record = place.store.peek(key_of_request(request))
+    assert record is not None
+    assert record.draining

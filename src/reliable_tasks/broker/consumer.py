@@ -14,6 +14,7 @@ from celery.worker import state
 from reliable_tasks.broker.holdings import Holdings, Run
 from reliable_tasks.broker.unacked import delivered, keep_when_cut
 from reliable_tasks.core import settings
+from reliable_tasks.core.snapshots import snapshot
 
 __all__ = ("WorkerHands", "active", "longest_ms")
 
@@ -102,8 +103,4 @@ def longest_ms(request: Any) -> int:
 
 def active() -> list[Any]:
     """Return the requests that run, those of earlier connections included."""
-    while True:
-        try:
-            return list(state.active_requests)
-        except RuntimeError:  # one began or ended between two others
-            continue
+    return snapshot(state.active_requests)

@@ -15,6 +15,8 @@ from typing import Any
 
 from kombu.transport import redis
 
+from reliable_tasks.core.snapshots import snapshot
+
 __all__ = (
     "DEFAULT_VISIBILITY_TIMEOUT",
     "UnackedIndex",
@@ -61,11 +63,7 @@ def delivered(qos: Any) -> list[str]:
     Args:
         qos: The channel's `kombu.transport.redis.QoS`; its own thread may go on meanwhile.
     """
-    while True:
-        try:
-            return [tag for tag in tuple(qos._delivered) if tag not in qos._dirty]  # noqa: SLF001
-        except RuntimeError:  # it changed between two tags
-            continue
+    return [tag for tag in snapshot(qos._delivered) if tag not in qos._dirty]  # noqa: SLF001
 
 
 def keep_when_cut(qos: Any, running: Callable[[], Collection[str]]) -> None:

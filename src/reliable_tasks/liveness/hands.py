@@ -13,6 +13,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state
 
 from reliable_tasks.broker.consumer import active, longest_ms
+from reliable_tasks.core.snapshots import snapshot
 from reliable_tasks.liveness.beats import Beats
 from reliable_tasks.liveness.sample import Run, Sample
 
@@ -42,7 +43,7 @@ class WorkerHands:
         return Sample(
             runs=[self._run(request, beats) for request in running],
             slots=self._consumer.pool.num_processes,
-            waiting=len(set(_reserved()).difference(running)),
+            waiting=len(set(snapshot(state.reserved_requests)).difference(running)),
             begun=state.all_total_count[0],
             is_closing=self._consumer.blueprint.state in {CLOSE, TERMINATE},
             runs_in_loop=isinstance(self._consumer.pool, SoloPool),
@@ -64,11 +65,3 @@ class WorkerHands:
         runs_here = self._consumer.pool.is_green
         process: int = os.getpid() if runs_here else request.worker_pid
         return process
-
-
-def _reserved() -> list[Any]:
-    while True:
-        try:
-            return list(state.reserved_requests)
-        except RuntimeError:  # one came or went between two others
-            continue
