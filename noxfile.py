@@ -32,6 +32,30 @@ SIDE_BY_SIDE = ("-n", "8", "--dist", "loadscope", "--no-loadscope-reorder")
 # What could differ from one Python or Celery to the next, without the long integration tests.
 QUICKER = (*EVERYDAY[:-1], "hooks or not (integration or chaos or property_long)")
 
+# What these modules test knows nothing of Celery: layers beneath it, and judgements of facts.
+WITHOUT_CELERY = (
+    "decisions",
+    "demo_figures",
+    "doctor_checks",
+    "durations",
+    "guard",
+    "header",
+    "house",
+    "leases",
+    "ledger",
+    "limits",
+    "memory",
+    "once",
+    "processes",
+    "reservations",
+    "retry_advice",
+    "settings",
+    "slots",
+    "snapshots",
+    "uniqueness",
+    "why",
+)
+
 # Tests start hundreds of workers and commands. Where nothing may write bytecode, each of them would
 # compile Celery and all that it stands on again: half of the time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -123,7 +147,8 @@ def tests(session: nox.Session) -> None:
 def celery(session: nox.Session, celery: str) -> None:
     """What speaks to Celery, on one Celery; stores, keys and traces do not."""
     install(session, "tests", celery=celery)
-    pytest(session, *SIDE_BY_SIDE, "tests/integration", "tests/unit", *QUICKER[1:])
+    elsewhere = (f"--ignore=tests/unit/test_{name}.py" for name in WITHOUT_CELERY)
+    pytest(session, *SIDE_BY_SIDE, "tests/integration", "tests/unit", *elsewhere, *QUICKER[1:])
 
 
 @nox.session
