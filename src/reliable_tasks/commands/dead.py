@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from time import time
 from typing import Any
 
@@ -14,8 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from reliable_tasks.broker.view import BrokerUnseen
-from reliable_tasks.commands.printing import app_of, console, json_option, named_errors, print_json
-from reliable_tasks.commands.spans import UNITS, span, told
+from reliable_tasks.commands.printing import (
+    app_of,
+    console,
+    json_option,
+    named_errors,
+    page_of,
+    plain_table,
+    print_json,
+)
+from reliable_tasks.commands.spans import UNITS, moment, span, told
 from reliable_tasks.deadletter.collecting import collect, uncollected
 from reliable_tasks.deadletter.replaying import Replay, replay_all
 from reliable_tasks.deadletter.shelves import Found, Kept, Wanted, find, purge
@@ -273,7 +280,7 @@ def _document(app: Any, kept: Kept, *, content: bool) -> dict[str, Any]:
 
 
 def _table(letters: list[Kept]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     for name in ("job", "task"):
         table.add_column(name, no_wrap=True, overflow="fold")
     for name in ("why", "kept", "arguments"):
@@ -292,14 +299,11 @@ def _table(letters: list[Kept]) -> Table:
 
 
 def _page(document: dict[str, Any]) -> Table:
-    page = Table.grid(padding=(0, 2, 0, 0))
-    page.add_column(style="bold", no_wrap=True)
-    page.add_column(overflow="fold")
-    for name, value in document.items():
-        if name == "attempts" or value in (None, ""):
-            continue
-        page.add_row(name, Text(_moment(value) if name == "at" else str(value)))
-    return page
+    return page_of(
+        (name, moment(value) if name == "at" else str(value))
+        for name, value in document.items()
+        if name != "attempts" and value not in (None, "")
+    )
 
 
 def _attempt(attempt: dict[str, Any]) -> str:
@@ -308,10 +312,6 @@ def _attempt(attempt: dict[str, Any]) -> str:
     number = f"attempt {attempt['attempt']} " if "attempt" in attempt else ""
     begun = "began" if "at" not in attempt else "at"
     head = f"\n{number}{attempt['outcome']}"
-    head += f", {begun} {_moment(when)}" if when else ""
+    head += f", {begun} {moment(when)}" if when else ""
     head += f", on {where}" if where else ""
     return f"{head}\n{attempt.get('traceback', '')}".rstrip()
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,16 @@ from rich.table import Table
 
 from reliable_tasks.errors import ReliableTasksError
 
-__all__ = ("app_of", "console", "json_option", "named_errors", "print_json", "print_whole")
+__all__ = (
+    "app_of",
+    "console",
+    "json_option",
+    "named_errors",
+    "page_of",
+    "plain_table",
+    "print_json",
+    "print_whole",
+)
 
 WIDTH_WITHOUT_TERMINAL = 120  # columns
 WIDEST = 10_000
@@ -38,6 +47,21 @@ def console() -> Console:
     is_narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
     width = None if is_narrow else WIDTH_WITHOUT_TERMINAL
     return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def plain_table() -> Table:
+    """Return an empty table with one line for each of many things."""
+    return Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def page_of(facts: Iterable[tuple[str, str]]) -> Table:
+    """Return a table with a line for each fact about one thing, its name before it."""
+    page = Table.grid(padding=(0, 2, 0, 0))
+    page.add_column(style="bold", no_wrap=True)
+    page.add_column(overflow="fold")
+    for name, words in facts:
+        page.add_row(name, words)
+    return page
 
 
 def print_whole(out: Console, table: Table) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
 from time import time
 from typing import Any
 
@@ -16,10 +15,12 @@ from reliable_tasks.commands.printing import (
     console,
     json_option,
     named_errors,
+    page_of,
+    plain_table,
     print_json,
     print_whole,
 )
-from reliable_tasks.commands.spans import span, told
+from reliable_tasks.commands.spans import moment, span, told
 from reliable_tasks.inspection.records import (
     STATES,
     Entry,
@@ -73,7 +74,7 @@ def list_(
 
 
 def _table(entries: list[Entry]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     for name in ("task", "key or @job", "state", "since", "until", "worker"):
         table.add_column(name)
     table.add_column("crashes", justify="right")
@@ -140,13 +141,11 @@ def _found(context: click.Context, key: str) -> list[Found]:
 
 
 def _page(known: dict[str, Any]) -> Table:
-    page = Table.grid(padding=(0, 2, 0, 0))
-    page.add_column(style="bold", no_wrap=True)
-    page.add_column(overflow="fold")
-    for name, value in known.items():
-        if value not in (None, "", [], False):
-            page.add_row(name.replace("_", " "), _words(name, value))
-    return page
+    return page_of(
+        (name.replace("_", " "), _words(name, value))
+        for name, value in known.items()
+        if value not in (None, "", [], False)
+    )
 
 
 def _words(name: str, value: Any) -> str:
@@ -158,13 +157,13 @@ def _words(name: str, value: Any) -> str:
         return ", ".join(f"{each.replace('_', ' ')} {words}" for each, words in parts)
     if isinstance(value, list):
         return "\n".join(_words(name, each) for each in value)
-    return _moment(value) if name in MOMENTS else str(value)
+    return _when(value) if name in MOMENTS else str(value)
 
 
-def _moment(seconds: float) -> str:
+def _when(seconds: float) -> str:
     left = seconds - time()
-    when = datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
-    return f"{when} (in {told(left)})" if left >= 0 else f"{when} ({told(-left)} ago)"
+    distance = f"in {told(left)}" if left >= 0 else f"{told(-left)} ago"
+    return f"{moment(seconds)} ({distance})"
 
 
 @click.command("forget")

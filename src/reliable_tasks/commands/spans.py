@@ -1,12 +1,13 @@
-"""Lengths of time on a command line: 90s, 5m, 1h, 2d."""
+"""Times on a command line: lengths such as 90s, 5m, 1h or 2d, and moments."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 import click
 
-__all__ = ("span", "told")
+__all__ = ("moment", "span", "told")
 
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -30,3 +31,8 @@ def told(seconds: float) -> str:
         if seconds >= 2 * UNITS[unit]:
             return f"{seconds / UNITS[unit]:.0f} {unit if unit != 'm' else 'min'}"
     return f"{seconds:.0f} s"
+
+
+def moment(seconds: float) -> str:
+    """Return a moment, in seconds since 1970, as the clock here shows it."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
