@@ -13,13 +13,13 @@ from celery.result import AsyncResult
 from celery.utils import uuid
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
+from reliable_tasks.asked import Asked, AwaitedHeaders, Superfluous
 from reliable_tasks.core.defaults import NAMES
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.core.header import NAME, Header
 from reliable_tasks.core.keys import payload_digest, record_key
 from reliable_tasks.core.records import Confirmation, Duplicate, Reservation, Reserved
 from reliable_tasks.core.settings import Options
-from reliable_tasks.core.store import Store
 from reliable_tasks.core.uniqueness import Uniqueness, in_force, read
 from reliable_tasks.errors import ConfigurationError, DuplicateJob, StoreUnavailable
 from reliable_tasks.events import tell
@@ -96,20 +96,33 @@ class Plan:
         at_once = self.hold_ms > 0 or answer.turn > 0
         return self.key, Confirmation(self.task_id, keep_ms, self.hold_ms, at_once)
 
+    @property
+    def sets_its_time(self) -> bool:
+        """Whether the store's answer may say when the message is due."""
+        return self.reservation is not None and self.reservation.latest
+
+    def is_superfluous(self, answer: Reserved | Duplicate | None) -> bool:
+        """Whether nothing need be published after the store's *answer*."""
+        return self.suppressible and isinstance(answer, Duplicate)
+
     def message(self, answer: Reserved | Duplicate | None, app: Any) -> dict[str, Any]:
         """Return the call with what the store's *answer* adds to its message, as *app* sends it."""
         if self.header is None:
             return dict(self.call)
-        header = replace(self.header, turn=self._turn(answer))
-        headers = {**(self.call["headers"] or {}), NAME: header.encode()}
         delay_ms = self._delay_ms(answer)
         delayed = {"countdown": countdown_of(app, delay_ms / 1_000)} if delay_ms else {}
-        return {**self.call, "headers": headers, **delayed}
+        return {**self.call, "headers": self.headers(answer), **delayed}
+
+    def headers(self, answer: Reserved | Duplicate | None) -> dict[str, Any]:
+        """Return the headers of the message, its own among them, after the store's *answer*."""
+        given = dict(self.call["headers"] or {})
+        if self.header is None:
+            return given
+        return {**given, NAME: replace(self.header, turn=self._turn(answer)).encode()}
 
     def _delay_ms(self, answer: Reserved | Duplicate | None) -> int:
         """How long later calls may put it off; the delay of a call's own is in its options."""
-        is_put_off = self.reservation is not None and self.reservation.latest
-        return answer.delay_ms if is_put_off and isinstance(answer, Reserved) else 0
+        return answer.delay_ms if self.sets_its_time and isinstance(answer, Reserved) else 0
 
     def _turn(self, answer: Reserved | Duplicate | None) -> int:
         """Its place among the calls of the key, or when a call that none replaces is due."""
@@ -250,14 +263,13 @@ class UniqueTask(IdempotentTask):
         if ticket is not None:
             return self._fire(ticket, {**call, "args": args, "kwargs": kwargs}, producer)
         plan = self.plan(args, kwargs, task_id, **call)
-        answer = self._reserve(plan)
+        asked = Asked(self.records, plan.ask)
         try:
-            result = self.publish(plan, answer, producer=producer)
+            result = self._publish_meanwhile(plan, asked, producer)
         except Exception:
-            if isinstance(answer, Reserved):
-                _unreserve(self.records, plan.key, plan.task_id)
+            asked.take_back()
             raise
-        self._confirm(plan, answer)
+        self._confirm(plan, asked.answer)
         return result
 
     def plan(
@@ -309,10 +321,30 @@ class UniqueTask(IdempotentTask):
         Raises:
             DuplicateJob: See `apply_async`.
         """
-        if isinstance(answer, Duplicate) and plan.suppressible:
+        if plan.is_superfluous(answer):
             return self._other_job(plan, answer)
         publish = super().apply_async if plan.header is None else self.publish_stamped
-        result = publish(**plan.message(answer, self.app), producer=producer)
+        return self._of(plan, publish(**plan.message(answer, self.app), producer=producer))
+
+    def _publish_meanwhile(self, plan: Plan, asked: Asked, producer: Any) -> Any:
+        """Publish as `publish` does, Celery's part of the work done while the store answers."""
+        if plan.header is None or plan.sets_its_time:
+            return self.publish(plan, asked.answer, producer=producer)
+
+        def headers() -> dict[str, Any]:
+            if plan.is_superfluous(asked.answer):
+                raise Superfluous
+            return plan.headers(asked.answer)
+
+        call = {**plan.call, "headers": AwaitedHeaders(headers)}
+        try:
+            return self._of(plan, self.publish_stamped(**call, producer=producer))
+        except Superfluous:
+            pass  # what `_other_job` raises does not come of it
+        self.backend.remove_pending_result(self.AsyncResult(plan.task_id))  # Celery listens for it
+        return self._other_job(plan, asked.answer)
+
+    def _of(self, plan: Plan, result: Any) -> Any:
         result.duplicate = False  # also on Celery's own class of eager results
         result.record = (self, plan.key) if plan.ask else None
         return result
@@ -410,15 +442,6 @@ class UniqueTask(IdempotentTask):
             when = (at - datetime.now(UTC)).total_seconds()
         return max(0, round(float(when) * 1_000))
 
-    def _reserve(self, plan: Plan) -> Reserved | Duplicate | None:
-        if plan.ask is None:
-            return None
-        try:
-            return self.records.reserve([plan.ask])[0]
-        except StoreUnavailable as error:  # what reaches a worker is guarded all the same
-            logger.warning("%s is published without a reservation: %s", plan.key, error)
-            return None
-
     def _confirm(self, plan: Plan, answer: Reserved | Duplicate | None) -> None:
         confirmation = plan.confirmation(answer)
         if confirmation is None:
@@ -428,7 +451,7 @@ class UniqueTask(IdempotentTask):
         except StoreUnavailable as error:  # the reservation ends sooner
             logger.warning("%s is reserved for the publish grace only: %s", plan.key, error)
 
-    def _other_job(self, plan: Plan, answer: Duplicate) -> UniqueResult:
+    def _other_job(self, plan: Plan, answer: Any) -> UniqueResult:
         tell(Event.SUPPRESSED, Told(self, answer.job, plan.key), {"reason": "duplicate"})
         if self.uniqueness.on_duplicate == "raise":
             raise DuplicateJob(plan.key, answer.job)
@@ -447,13 +470,6 @@ def _is_awaited(options: Mapping[str, Any]) -> bool:
     hangs = ("link", "link_error", "chord", "group_id", "parent_id")
     in_chain = options.get("chain") is not None  # the last link of a chain has an empty one
     return in_chain or any(options.get(name) for name in hangs)
-
-
-def _unreserve(store: Store, key: str, job: str) -> None:
-    try:
-        store.unreserve(key, job=job)
-    except StoreUnavailable as error:
-        _warn_reserved(key, error)
 
 
 def _end(task: UniqueTask, key: str, job: str) -> None:

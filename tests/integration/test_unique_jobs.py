@@ -46,6 +46,18 @@ class TestDuplicates:
         united.drained(label)
         assert united.ledger.counts()[label] == 1
 
+    def test_nobody_listens_for_what_is_not_published(self, united: Unique, label: str) -> None:
+        """Celery subscribes to each result that it publishes a message for, and to no other."""
+        first = work.apply_async((label,), queue=label)
+        listened_for = work.backend.result_consumer.subscribed_to
+        before = set(listened_for)
+
+        for _ in range(10):
+            assert work.apply_async((label,), queue=label).duplicate
+
+        assert any(first.id in str(each) for each in before)
+        assert listened_for <= before
+
     def test_running(self, united: Unique, label: str) -> None:
         """A call while the job runs gets its result; one after its end is a job of its own."""
         first = work.delay(label, 1.0)

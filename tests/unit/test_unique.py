@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from celery import chain, group
+from celery.signals import before_task_publish
 from kombu import Queue
 
 from reliable_tasks import (
@@ -38,6 +40,14 @@ class Store(MemoryStore):
     def reserve(self, asks: Any) -> Any:
         self._attempt("reserve")
         return super().reserve(asks)
+
+    def begin_reserve(self, key: str, ask: Any) -> Any:
+        self._attempt("send")
+        return partial(self._answer, key, ask)
+
+    def _answer(self, key: str, ask: Any) -> Any:
+        """Answer when the answer is read, as a server that is slow."""
+        return super().begin_reserve(key, ask)()
 
     def confirm(self, words: Any) -> None:
         self._attempt("confirm")
@@ -346,15 +356,154 @@ class TestTrouble:
         with bench.broken(), pytest.raises(OSError, match="no broker"):
             task.delay(1)
 
-    def test_store_down(self, bench: UniqueBench, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.parametrize("when", ["send", "reserve"])
+    def test_store_down(
+        self, bench: UniqueBench, caplog: pytest.LogCaptureFixture, when: str
+    ) -> None:
         """Without the store a call is published unreserved, and a warning says so."""
         task = bench.unique()
-        bench.store.down.add("reserve")
+        bench.store.down.add(when)
 
         first, second = task.delay(1), task.delay(1)
 
         assert first.id != second.id
         assert "without a reservation" in caplog.text
+
+
+class Noted(Store):
+    """A store that notes when it is asked, and when its answer is read."""
+
+    def __init__(self, clock: ManualClock, steps: list[str]) -> None:
+        super().__init__(clock)
+        self.steps = steps
+
+    def begin_reserve(self, key: str, ask: Any) -> Any:
+        self.steps.append("asked")
+        return super().begin_reserve(key, ask)
+
+    def reserve(self, asks: Any) -> Any:
+        self.steps.append("read")
+        return super().reserve(asks)
+
+
+class TestMeanwhile:
+    """Celery makes the message while the store's answer is on its way."""
+
+    @pytest.fixture
+    def steps(self, bench: UniqueBench) -> Iterator[list[str]]:
+        """Note the steps of a call in turn."""
+        steps: list[str] = []
+        bench.store = Noted(bench.clock, steps)
+        create = bench.app.amqp.create_task_message
+
+        def note(*args: Any, **options: Any) -> Any:
+            steps.append("made")
+            return create(*args, **options)
+
+        def announce(**_: Any) -> None:
+            steps.append("announced")
+
+        bench.app.amqp.create_task_message = note
+        before_task_publish.connect(announce)
+        yield steps
+        before_task_publish.disconnect(announce)
+
+    def test_order(self, bench: UniqueBench, steps: list[str]) -> None:
+        """The answer is read when the message is made, and before Celery announces it."""
+        bench.unique().delay(1)
+
+        assert steps == ["asked", "made", "read", "announced"]
+
+    def test_duplicate(self, bench: UniqueBench, steps: list[str]) -> None:
+        """Nobody hears of a message that is not published."""
+        task = bench.unique()
+        task.delay(1)
+        steps.clear()
+
+        assert task.delay(1).duplicate
+        assert steps == ["asked", "made", "read"]
+
+    def test_raised(self, bench: UniqueBench) -> None:
+        """The caller's error does not come of ours."""
+        task = bench.unique(on_duplicate="raise")
+        task.delay(1)
+
+        with pytest.raises(DuplicateJob) as error:
+            task.delay(1)
+
+        assert error.value.__context__ is None
+
+    @pytest.mark.parametrize("options", [{"keep_last": True}, {"debounce": 5}])
+    def test_time_that_the_answer_sets(
+        self, bench: UniqueBench, steps: list[str], options: dict[str, Any]
+    ) -> None:
+        """A message whose countdown depends on it is made when it is there."""
+        bench.unique(**options).delay(1)
+
+        assert steps == ["asked", "read", "made", "announced"]
+
+    def test_router_that_looks(self, bench: UniqueBench, steps: list[str]) -> None:
+        """Who looks at the headers before waits for them, and sees them whole."""
+        seen: list[dict[str, Any]] = []
+        bench.app.conf.task_routes = [lambda *args, **_: seen.append(dict(args[3]["headers"]))]
+
+        bench.unique().apply_async((1,), headers={"tenant": "a"})
+
+        assert steps == ["asked", "read", "made", "announced"]
+        assert seen[0]["tenant"] == "a"
+        assert "reliable_tasks" in seen[0]
+
+    def test_tracer_that_changes_them(
+        self, bench: UniqueBench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What wraps `send_task`, as error trackers do, may copy, take from and add to them."""
+        send_task = bench.app.send_task
+
+        def traced(*args: Any, **options: Any) -> Any:
+            headers = options.get("headers") or {}
+            headers.pop("secret", None)
+            options["headers"] = {**headers.copy(), "traced": "yes"}
+            return send_task(*args, **options)
+
+        monkeypatch.setattr(bench.app, "send_task", traced)
+        seen: list[dict[str, Any]] = []
+
+        def body(task: Any, _: int) -> None:
+            seen.append(task.request.headers)
+
+        task = bench.unique(body)
+
+        task.apply_async((1,), headers={"secret": "s", "tenant": "a"})
+        assert task.delay(1).duplicate
+        bench.work()
+
+        [headers] = seen
+        assert headers["traced"] == "yes"
+        assert headers["tenant"] == "a"
+        assert "secret" not in headers
+
+    def test_error_before_the_answer_was_read(self, bench: UniqueBench) -> None:
+        """The key is free again."""
+        task = bench.unique()
+        troubles = [LookupError("no route")]
+
+        def route(*_: Any, **__: Any) -> None:
+            if troubles:
+                raise troubles.pop()
+
+        bench.app.conf.task_routes = [route]
+        with pytest.raises(LookupError, match="no route"):
+            task.delay(1)
+
+        assert not task.delay(1).duplicate
+
+    def test_given_headers_are_not_changed(self, bench: UniqueBench) -> None:
+        """They are the caller's."""
+        given = {"tenant": "a"}
+
+        bench.unique().apply_async((1,), headers=given)
+
+        assert given == {"tenant": "a"}
 
 
 class TestAwaited:

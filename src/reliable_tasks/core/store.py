@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -150,6 +150,19 @@ class Store(Protocol):
 
         Returns:
             For each, `Reserved`, or the `Duplicate` that makes the publish superfluous.
+        """
+        ...
+
+    def begin_reserve(self, key: str, ask: Reservation) -> Callable[[], Reserved | Duplicate]:
+        """
+        Ask as `reserve` does for one key, and let the caller go on before the store answers.
+
+        Returns:
+            What waits for the answer, to be called by the same thread. It may be forgotten: then
+            it is not known whether the key was reserved.
+
+        Raises:
+            StoreUnavailable: Now, or when the answer is waited for.
         """
         ...
 

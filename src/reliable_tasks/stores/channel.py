@@ -13,7 +13,8 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -48,6 +49,10 @@ class Channel(Protocol):
 
     def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
         """Run *script* on one key; *arguments* are *count* packed bulk strings."""
+        ...
+
+    def begin(self, script: Script, key: str, arguments: bytes, count: int) -> Callable[[], Any]:
+        """Like `run`, but return what waits for the reply, for one call by the same thread."""
         ...
 
     def run_on(self, script: Script, keys: Sequence[str], arguments: bytes, count: int) -> Any:
@@ -114,6 +119,27 @@ class DirectChannel:
 
     def run(self, script: Script, key: str, arguments: bytes, count: int) -> Any:
         return self._run(script, b"$1\r\n1\r\n" + pack(key) + arguments, count + 4)
+
+    def begin(self, script: Script, key: str, arguments: bytes, count: int) -> Callable[[], Any]:
+        tail, parts = b"$1\r\n1\r\n" + pack(key) + arguments, count + 4
+        ask_anew = partial(self._run, script, tail, parts)
+        was_idle, connection = self._take()
+        try:
+            self._send(connection, [script.by_digest(parts) + tail])
+        except (RedisError, OSError) as error:
+            connection.disconnect()
+            self._forgive(script.name, error, was_idle=was_idle)
+            return ask_anew
+
+        def read() -> Any:
+            try:
+                [reply] = self._receive(connection, 1)
+            except (RedisError, OSError) as error:
+                self._forgive(script.name, error, was_idle=was_idle)
+                return ask_anew()
+            return ask_anew() if self._is_unknown(reply) else _checked(reply, script.name)
+
+        return read
 
     def run_on(self, script: Script, keys: Sequence[str], arguments: bytes, count: int) -> Any:
         tail = pack(len(keys), *keys) + arguments
@@ -201,22 +227,33 @@ class DirectChannel:
         was_idle, connection = self._take()
         try:
             return self._exchange(connection, commands)
-        except (redis.ConnectionError, OSError) as error:
-            if not was_idle or isinstance(error, redis.TimeoutError | TimeoutError):
-                raise _unavailable(operation, error) from error
-            self._leave()
-        except RedisError as error:
-            raise _unavailable(operation, error) from error
+        except (RedisError, OSError) as error:
+            self._forgive(operation, error, was_idle=was_idle)
         try:
             return self._exchange(self._connect(), commands)
         except (RedisError, OSError) as error:
             raise _unavailable(operation, error) from error
 
+    def _forgive(self, operation: str, error: Exception, *, was_idle: bool) -> None:
+        """Raise *error* as `StoreUnavailable`, unless a connection had gone stale meanwhile."""
+        is_broken = isinstance(error, redis.ConnectionError | OSError)
+        is_late = isinstance(error, redis.TimeoutError | TimeoutError)
+        if not was_idle or not is_broken or is_late:
+            raise _unavailable(operation, error) from error
+        self._leave()
+
     def _exchange(self, connection: Any, commands: list[bytes]) -> list[Any]:
         try:
             self._send(connection, commands)
+        except BaseException:
+            connection.disconnect()
+            raise
+        return self._receive(connection, len(commands))
+
+    def _receive(self, connection: Any, count: int) -> list[Any]:
+        try:
             self._read_unread(connection)  # only now has the last of them certainly left
-            replies = [_reply(connection) for _ in commands]
+            replies = [_reply(connection) for _ in range(count)]
         except BaseException:  # also an exception thrown into a greenlet: the reply is still due
             connection.disconnect()
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import redis
@@ -60,6 +61,9 @@ class ClusterChannel:
     ) -> str:
         entries = [(key, pack(*shared, each)) for key, each in pairs]
         return b"".join(self.run_each(script, entries, len(shared) + 1)).decode()
+
+    def begin(self, script: Script, key: str, arguments: bytes, count: int) -> Callable[[], Any]:
+        return partial(self.run, script, key, arguments, count)  # it may be sent on
 
     def run_each(
         self, script: Script, entries: Sequence[tuple[str, bytes]], count: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from threading import Lock
 
@@ -177,6 +177,10 @@ class MemoryStore:
                 self._keep(key, record, now_us)
                 answers.append(answer)
         return answers
+
+    def begin_reserve(self, key: str, ask: Reservation) -> Callable[[], Reserved | Duplicate]:
+        [answer] = self.reserve([(key, ask)])
+        return lambda: answer
 
     def confirm(self, words: Sequence[tuple[str, Confirmation]]) -> None:
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -151,6 +151,10 @@ class RedisStore:
     def reserve(self, asks: Sequence[tuple[str, Reservation]]) -> list[Reserved | Duplicate]:
         questions = [(key, _question(ask)) for key, ask in asks]
         return [_reserved(reply) for reply in self._channel.run_each(load("reserve"), questions, 7)]
+
+    def begin_reserve(self, key: str, ask: Reservation) -> Callable[[], Reserved | Duplicate]:
+        reply = self._channel.begin(load("reserve"), key, _question(ask), 7)
+        return lambda: _reserved(reply())
 
     def confirm(self, words: Sequence[tuple[str, Confirmation]]) -> None:
         told = [(key, pack(word.job, word.keep_ms, word.hold_ms)) for key, word in words]

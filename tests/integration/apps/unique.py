@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
+from kombu import Producer
 
 from reliable_tasks import IdempotentTask, UniqueTask, setup
 from reliable_tasks.stores.redis import RedisStore
@@ -183,7 +184,7 @@ def die_before(owner: Any, name: str) -> None:
 
 
 _POINTS: dict[str, Callable[[], None]] = {
-    "before publish": lambda: die_before(app.amqp, "send_task_message"),
+    "before publish": lambda: die_before(Producer, "publish"),
     "before confirm": lambda: die_before(RedisStore, "confirm"),
 }
 

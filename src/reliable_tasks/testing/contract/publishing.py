@@ -62,6 +62,22 @@ class Publishing(Fixtures):
             assert same(key.record, before)
             key.unreserve("a")
 
+    def test_reserving_ahead_is_reserving(self, key: OneKey) -> None:
+        """Questions that are on their way together are answered in the order they were asked."""
+        begin = key.store.begin_reserve
+        first, second = (begin(key.key, Reservation(job, LEASE_MS)) for job in ("a", "b"))
+
+        assert second() == Duplicate("a", "queued")
+        assert first() == Reserved()
+        assert key.reserve("c") == Duplicate("a", "queued")
+
+    def test_an_answer_that_nobody_hears_is_no_matter(self, key: OneKey) -> None:
+        """Who asks again is answered the same."""
+        key.store.begin_reserve(key.key, Reservation("a", LEASE_MS))
+
+        assert key.reserve("a") == Reserved()
+        assert key.reserve("b") == Duplicate("a", "queued")
+
     def test_a_reservation_grants_nothing(self, key: OneKey) -> None:
         """The record knows who waits, and nobody runs."""
         key.reserve("a")
