@@ -75,6 +75,17 @@ def test_a_declared_task_needs_nothing_that_runs_jobs() -> None:
     assert not (EXECUTION | OPT_IN) & loaded
 
 
+def test_plain_retries_need_no_budget() -> None:
+    """Who retries without a budget and a breaker loads nothing of either."""
+    loaded = modules_after(
+        "import sys; from reliable_tasks import retry_task\n"
+        "retry_task(on=OSError)(lambda: None)\n"
+        "print(*sys.modules)"
+    )
+
+    assert not {"reliable_tasks.core.limits", "reliable_tasks.retry.budget"} & loaded
+
+
 def test_a_worker_has_loaded_what_runs_jobs() -> None:
     """The worker loads it once, before its pool forks, and not again in each child."""
     loaded = modules_after("import sys, reliable_tasks.worker; print(*sys.modules)")

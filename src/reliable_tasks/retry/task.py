@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.errors import ConfigurationError
-from reliable_tasks.retry.budget import CircuitBreaker, RetryBudget
-from reliable_tasks.retry.gaveup import GiveUp
 
 if TYPE_CHECKING:
     from tenacity.retry import RetryBaseT
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
 
+    from reliable_tasks.retry.budget import CircuitBreaker, RetryBudget
+    from reliable_tasks.retry.gaveup import GiveUp
     from reliable_tasks.retry.policy import On
 
 __all__ = ("retry_task",)
@@ -85,8 +85,8 @@ def retry_task(
         max_wait=max_wait,
         never=NEVER,
     )
-    _check_kind("budget", budget, RetryBudget)
-    _check_kind("breaker", breaker, CircuitBreaker)
+    if budget is not None or breaker is not None:
+        _check_limits(budget, breaker)
     hook: Any = give_up
     if hook is not None and (not callable(hook) or is_asynchronous(hook)):
         raise ConfigurationError(f"give_up: expected a plain function, got {hook!r}")
@@ -97,6 +97,14 @@ def retry_task(
         return decorated(function, Plan(policy, budget, breaker, give_up, dead_letter))
 
     return decorate
+
+
+def _check_limits(budget: Any, breaker: Any) -> None:
+    # Here, for it costs 4 ms, and whoever has one of them has loaded it.
+    from reliable_tasks.retry.budget import CircuitBreaker, RetryBudget  # noqa: PLC0415
+
+    _check_kind("budget", budget, RetryBudget)
+    _check_kind("breaker", breaker, CircuitBreaker)
 
 
 def _check_kind(option: str, value: Any, kind: type) -> None:

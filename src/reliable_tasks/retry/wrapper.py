@@ -6,18 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from celery._state import get_current_task
 
 from reliable_tasks.errors import ConfigurationError
 from reliable_tasks.retry.attempts import Raised, Returned
-from reliable_tasks.retry.budget import CircuitBreaker, RetryBudget
 from reliable_tasks.retry.declared import MARK, check_declaration, mark, plans_of
-from reliable_tasks.retry.gaveup import GiveUp
 from reliable_tasks.retry.never import NEVER
 from reliable_tasks.retry.policy import RetryPolicy, check_function
 from reliable_tasks.retry.turn import Turn
+
+if TYPE_CHECKING:
+    from reliable_tasks.retry.budget import CircuitBreaker, RetryBudget
+    from reliable_tasks.retry.gaveup import GiveUp
 
 __all__ = ("Plan", "decorated")
 
