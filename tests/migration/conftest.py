@@ -12,6 +12,9 @@ from tests.migration.stand import Stand
 
 HERE = Path(__file__).parent
 
+# celery-once has one, of which Python tells when it compiles the module for the first time.
+OLD_STRINGS = pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.migration)
+            item.add_marker(OLD_STRINGS)
 
 
 def each(*keys: str) -> list[Any]:
