@@ -15,6 +15,7 @@ from reliable_tasks.core.defaults import NAMES
 from reliable_tasks.core.settings import named
 from reliable_tasks.core.snapshots import snapshot
 from reliable_tasks.errors import ConfigurationError
+from reliable_tasks.handing import keep_handed
 from reliable_tasks.inspectable import MARK, versions
 from reliable_tasks.leases import keeper
 from reliable_tasks.processes import numbering
@@ -58,6 +59,10 @@ class WorkerStep(bootsteps.StartStopStep):
         signals.worker_shutting_down.connect(
             drain_active, weak=False, dispatch_uid="reliable_tasks.drain"
         )
+
+    def close(self, parent: Any) -> None:
+        """Wait for all that the pool has handed on; called before Celery's consumer ends."""
+        keep_handed(parent.pool)
 
     def _introduce(self, **_: Any) -> None:
         """Let a new process of the pool say who it is: it may die in its first job."""

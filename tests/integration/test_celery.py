@@ -252,14 +252,15 @@ class TestWorkers:
             bench.drained()
             bench.ran_once(label)
 
-    def test_warm_shutdown(self, bench: Bench, own: StartOwn, label: str) -> None:
-        """A warm shutdown waits for the job."""
-        worker = own(concurrency=1)
+    @pytest.mark.parametrize("look_away", ["0", "0.7"], ids=["heard of", "unheard of"])
+    def test_warm_shutdown(self, bench: Bench, own: StartOwn, label: str, look_away: str) -> None:
+        """A warm shutdown waits for the job, and for one of which nobody knows yet that it runs."""
+        worker = own(concurrency=1, env={"LOOK_AWAY": look_away})
         arguments = {"label": label, "order": label, "seconds": 1.5}
         result = features.work.apply_async(kwargs=arguments, queue=label)
         bench.began(label)
 
-        assert worker.terminate() == 0
+        assert worker.terminate(timeout=25) == 0  # a process that is not heard waits for 30 s
 
         assert answer(result) == label
         bench.drained()

@@ -71,8 +71,7 @@ class Unique:
 
         def is_over() -> bool:
             # Not counting results that are messages: this process holds what it did not ask for.
-            held = held_routes(client, names, readers=1)
-            return held is not None and held.isdisjoint(names)
+            return held_routes(client, names, readers=1).isdisjoint(names)
 
         eventually(is_over, timeout=TIMEOUT, message="no message is left")
         client.close()

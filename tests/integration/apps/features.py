@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Task, chain, chord, group
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.signals import worker_ready
 from pydantic import BaseModel
 
 from reliable_tasks import IdempotentTask
@@ -17,6 +18,23 @@ from tests.integration.apps.flows import app, step
 app.conf.worker_soft_shutdown_timeout = float(os.environ.get("SOFT_SHUTDOWN", "0"))
 if "FLOWS_STORE" in os.environ:
     app.conf.reliable_tasks_store_url = os.environ["FLOWS_STORE"]
+
+
+@worker_ready.connect
+def look_away(sender: Any, **_: Any) -> None:
+    """Have the worker's loop hear nothing for a while after it has handed a job to a process."""
+    seconds = float(os.environ.get("LOOK_AWAY", "0"))
+    if not seconds:
+        return
+    hand, pool = sender.hub.consolidate_callback, sender.pool._pool
+
+    def hand_and_look_away(descriptors: Any) -> None:
+        before = pool.write_stats.total()
+        hand(descriptors)
+        if pool.write_stats.total() > before:
+            time.sleep(seconds)
+
+    sender.hub.consolidate_callback = hand_and_look_away
 
 
 def begin(label: str, **details: Any) -> None:
