@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
+from celery import Celery
 from celery.exceptions import TimeoutError as CeleryTimeout
 
 from reliable_tasks.testing import (
     BeatFailed,
     BeatProcess,
+    Ledger,
     WorkerFailed,
     WorkerProcess,
     connected_app,
@@ -26,6 +30,10 @@ def no_docker(monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/daemon")
 
 
+on_valkey = pytest.mark.parametrize("server", ["valkey"], indirect=True)
+on_redis = pytest.mark.parametrize("server", ["redis_server"], indirect=True)
+
+
 class TestCelerySetup:
     """pytest-celery's `celery_setup` on our nodes."""
 
@@ -38,6 +46,7 @@ class TestCelerySetup:
         assert ledger.counts() == {"a": 1}
         assert len(celery_setup) == 3
 
+    @on_valkey
     def test_killed_worker_restarts(self, celery_setup):
         """A worker node that was killed is gone, and after a restart works again."""
         node = celery_setup.worker
@@ -50,6 +59,7 @@ class TestCelerySetup:
 
         assert pay.delay("b").get(timeout=30) == "b"
 
+    @on_redis
     def test_broker_keeps_messages_over_a_restart(self, celery_setup, ledger):
         """A message that waits in the broker is there after the broker was restarted."""
         celery_setup.worker.kill()
@@ -60,6 +70,7 @@ class TestCelerySetup:
 
         eventually(lambda: ledger.counts()["c"] == 1)
 
+    @on_valkey
     def test_node_knows_its_worker(self, celery_setup):
         """Name, log and processes are those of the worker."""
         node = celery_setup.worker
@@ -116,25 +127,25 @@ class TestWorkerProcess:
 
     @pytest.mark.parametrize("pool", POOLS)
     def test_runs_jobs_in_every_pool(self, start, app, ledger, pool):
-        """A job takes effect once in each kind of pool; only prefork has children."""
+        """
+        A job takes effect once in each kind of pool; only prefork has children.
+
+        terminate() lets a running job finish and ends the worker with status 0.
+        """
         process = start(pool=pool)
 
-        result = app.send_task(pay.name, ["a"])
+        assert app.send_task(pay.name, ["a"]).get(timeout=30) == "a"
 
-        assert result.get(timeout=30) == "a"
-        assert ledger.counts() == {"a": 1}
         assert len(process.children()) == (2 if pool == "prefork" else 0)
-
-    @pytest.mark.parametrize("pool", POOLS)
-    def test_warm_shutdown_finishes_the_job(self, start, app, ledger, pool):
-        """terminate() lets a running job finish and ends the worker with status 0."""
-        process = start(pool=pool)
-        app.send_task(pay_slowly.name, ["a", 1])
-        eventually(lambda: ledger.counts("begun")["a"] == 1)
+        if pool != "prefork":
+            with pytest.raises(WorkerFailed, match="has no child"):
+                process.kill_child()
+        app.send_task(pay_slowly.name, ["b", 1])
+        eventually(lambda: ledger.counts("begun")["b"] == 1)
 
         assert process.terminate() == 0
 
-        assert ledger.counts() == {"a": 1}
+        assert ledger.counts() == {"a": 1, "b": 1}
 
     def test_cold_shutdown_does_not_wait(self, start, app, ledger):
         """quit() ends the worker while its job is still running."""
@@ -145,26 +156,6 @@ class TestWorkerProcess:
         process.quit(timeout=30)
 
         assert ledger.counts() == {}
-
-    def test_killed_child_is_replaced(self, start):
-        """A killed child is dead, and the worker starts another."""
-        process = start()
-        before = process.children()
-
-        victim = process.kill_child()
-
-        assert victim == before[0]
-        eventually(lambda: len(process.children()) == 2 and victim not in process.children())
-        assert process.is_running
-
-    def test_only_its_own_children_can_be_killed(self, start):
-        """kill_child() and pause() refuse a process that is not the worker's."""
-        process = start(pool="solo")
-
-        with pytest.raises(WorkerFailed, match="has no child"):
-            process.kill_child()
-        with pytest.raises(WorkerFailed, match="does not belong"):
-            process.pause(1)
 
     def test_kill_takes_main_process_and_children(self, start, app, ledger):
         """kill() leaves nothing of the worker, in the middle of a job."""
@@ -190,43 +181,6 @@ class TestWorkerProcess:
         process.close()
         eventually(lambda: group_of(process.pid) == [])
 
-    def test_paused_worker_runs_nothing(self, start, app, ledger):
-        """A paused worker takes no job; resumed, it does."""
-        process = start()
-        process.pause()
-        result = app.send_task(pay.name, ["a"])
-        assert not app.control.ping(timeout=0.5)
-
-        process.resume()
-
-        assert result.get(timeout=30) == "a"
-        assert ledger.counts() == {"a": 1}
-
-    def test_paused_child_stops_in_the_middle_of_its_job(self, start, app, ledger):
-        """A child that is paused makes no progress while the main process still answers."""
-        process = start(concurrency=1)
-        result = app.send_task(pay_slowly.name, ["a", 0.5])
-        eventually(lambda: ledger.counts("begun")["a"] == 1)
-        [child] = process.children()
-
-        process.pause(child)
-        assert app.control.ping(timeout=1)
-        assert ledger.counts() == {}
-        process.resume(child)
-
-        assert result.get(timeout=30) == "a"
-
-    def test_restart_keeps_name_and_log(self, start, app):
-        """A restarted worker has the same name, a new process and one log."""
-        process = start()
-        name, pid = process.name, process.pid
-
-        process.restart()
-
-        assert (process.name, process.log.count(f"{name} ready.")) == (name, 2)
-        assert process.pid != pid
-        assert app.send_task(pay.name, ["a"]).get(timeout=30) == "a"
-
     def test_nothing_is_left_behind(self, database):
         """After the with block no process of the worker lives, even if some were paused."""
         with WorkerProcess(APP, env=database.celery_env) as process:
@@ -242,6 +196,84 @@ class TestWorkerProcess:
         """A worker that ends before it is ready is an error with the worker's own words."""
         with pytest.raises(WorkerFailed, match="no_such_module"), WorkerProcess("no_such_module"):
             pass
+
+
+@dataclass(frozen=True)
+class Company:
+    """A worker with two children, and who gives it jobs."""
+
+    process: WorkerProcess
+    app: Celery
+    ledger: Ledger
+
+
+@pytest.fixture(scope="module")
+def company(valkey, tmp_path_factory):
+    """One worker for all tests after which it still works; their jobs have names of their own."""
+    database = valkey.new_database()
+    ledger = Ledger(tmp_path_factory.mktemp("company") / "ledger")
+    with (
+        connected_app(database.url) as app,
+        WorkerProcess(APP, env={**database.celery_env, **ledger.env}) as process,
+    ):
+        yield Company(process, app, ledger)
+
+
+class TestWorkerThatLivesOn:
+    """What a test can do to a worker process that works again afterwards."""
+
+    def test_killed_child_is_replaced(self, company):
+        """A killed child is dead, and the worker starts another."""
+        process = company.process
+        before = process.children()
+
+        victim = process.kill_child()
+
+        assert victim == before[0]
+        eventually(lambda: len(process.children()) == 2 and victim not in process.children())
+        assert process.is_running
+
+    def test_only_its_own_children_can_be_killed(self, company):
+        """kill_child() and pause() refuse a process that is not the worker's."""
+        with pytest.raises(WorkerFailed, match="has no child"):
+            company.process.kill_child(1)
+        with pytest.raises(WorkerFailed, match="does not belong"):
+            company.process.pause(1)
+
+    def test_paused_worker_runs_nothing(self, company):
+        """A paused worker takes no job; resumed, it does."""
+        company.process.pause()
+        result = company.app.send_task(pay.name, ["a"])
+        assert not company.app.control.ping(timeout=0.5)
+
+        company.process.resume()
+
+        assert result.get(timeout=30) == "a"
+        assert company.ledger.counts()["a"] == 1
+
+    def test_paused_child_stops_in_the_middle_of_its_job(self, company):
+        """A child that is paused makes no progress while the main process still answers."""
+        result = company.app.send_task(pay_slowly.name, ["b", 0.5])
+        eventually(lambda: company.ledger.counts("begun")["b"] == 1)
+        [begun] = company.ledger.entries("begun")
+
+        company.process.pause(begun.pid)
+        assert company.app.control.ping(timeout=1)
+        assert company.ledger.counts()["b"] == 0
+        company.process.resume(begun.pid)
+
+        assert result.get(timeout=30) == "b"
+
+    def test_restart_keeps_name_and_log(self, company):
+        """A restarted worker has the same name, a new process and one log."""
+        process = company.process
+        name, pid = process.name, process.pid
+
+        process.restart()
+
+        assert (process.name, process.log.count(f"{name} ready.")) == (name, 2)
+        assert process.pid != pid
+        assert company.app.send_task(pay.name, ["c"]).get(timeout=30) == "c"
 
 
 class TestBeatProcess:
