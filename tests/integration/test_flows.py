@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -121,12 +122,12 @@ def run_all(bench: Bench, plans: list[tuple[Build, list[Fault]]]) -> None:
     assert bench.faults.left() == []
 
 
-def at_each_carrier(point: str, action: str, times: int = 1) -> list[tuple[Build, list[Fault]]]:
-    """Plan one fault per flow, at each step that carries something."""
+def at_each_carrier(*faults: tuple[str, str, int]) -> list[tuple[Build, list[Fault]]]:
+    """Plan one fault per flow, at each step that carries something; the *faults* take turns."""
+    carriers = [(build, name) for build, expected in FLOWS.items() for name in expected.carrying]
     return [
         (build, [(point, name, action, times)])
-        for build, expected in FLOWS.items()
-        for name in expected.carrying
+        for (build, name), (point, action, times) in zip(carriers, cycle(faults), strict=False)
     ]
 
 
@@ -152,10 +153,17 @@ class TestCopies:
 class TestDeaths:
     """Processes that die when the outcome is recorded."""
 
-    @pytest.mark.parametrize("point", ["record", "result", "sent"])
-    def test_process_killed_after_the_record(self, bench: Bench, point: str) -> None:
+    POINTS = ("record", "result", "sent")
+
+    def test_process_killed_after_the_record(self, bench: Bench) -> None:
         """Killed between the record and the acknowledgement, a copy sends what is unsent."""
-        run_all(bench, at_each_carrier(point, "kill"))
+        run_all(bench, at_each_carrier(*((point, "kill", 1) for point in self.POINTS)))
+
+    @pytest.mark.chaos
+    @pytest.mark.parametrize("point", POINTS)
+    def test_process_killed_everywhere(self, bench: Bench, point: str) -> None:
+        """The same with each step at each point."""
+        run_all(bench, at_each_carrier((point, "kill", 1)))
 
     def test_completer_killed_before_the_body(self, bench: Bench) -> None:
         """A member that died with the backend's claim on its chord is looked at a second time."""
@@ -169,13 +177,19 @@ class TestDeaths:
 class TestOutages:
     """A broker or a result backend that fails when the outcome is recorded."""
 
-    @pytest.mark.parametrize("point", ["record", "result"])
-    @pytest.mark.parametrize("times", [1, 3])
-    def test_broker_or_backend_fails_after_the_record(
-        self, bench: Bench, point: str, times: int
-    ) -> None:
+    FAULTS = tuple((point, "fail", times) for point in ("record", "result") for times in (1, 3))
+
+    def test_broker_or_backend_fails_after_the_record(self, bench: Bench) -> None:
         """What fails to be sent is tried again, in place or by a copy: the body is not."""
-        run_all(bench, at_each_carrier(point, "fail", times))
+        run_all(bench, at_each_carrier(*self.FAULTS))
+
+    @pytest.mark.chaos
+    @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[0]}-{fault[2]}")
+    def test_broker_or_backend_fails_everywhere(
+        self, bench: Bench, fault: tuple[str, str, int]
+    ) -> None:
+        """The same with each step and each fault."""
+        run_all(bench, at_each_carrier(fault))
 
 
 class TestFailure:
