@@ -16,35 +16,35 @@ from reliable_tasks.testing import WorkerFailed, WorkerProcess, eventually
 from tests.integration.apps.unique import battered, battered_last, work
 from tests.integration.uniting import APP, TIMEOUT, Unique, answer
 
-SECONDS = 8.0
-KEYS = 4
+KEYS = 3  # of each task
 
 
-def storm(united: Unique, label: str, call: Callable[[str, int], Any]) -> dict[str, float]:
-    """Call each key without pause while children die; returns when each was called last."""
-    keys = [f"{label}-{number}" for number in range(KEYS)]
+def storm(
+    united: Unique, queue: str, keys: dict[str, Callable[[str, int], Any]], seconds: float
+) -> dict[str, float]:
+    """Call each key in its way without pause while children die; returns when each was last."""
 
     def produce(key: str, until: float) -> float:
         version = 0
         while time.monotonic() < until:
             called = time.time()
-            call(key, version)
+            keys[key](key, version)
             version += 1
             time.sleep(random.uniform(0, 0.1))
         return called
 
     with (
-        WorkerProcess(APP, queues=[label], concurrency=3, env=united.env) as worker,
-        ThreadPoolExecutor(KEYS) as pool,
+        WorkerProcess(APP, queues=[queue], concurrency=3, env=united.env) as worker,
+        ThreadPoolExecutor(len(keys)) as pool,
     ):
-        until = time.monotonic() + SECONDS
+        until = time.monotonic() + seconds
         last_calls = pool.map(produce, keys, repeat(until))
         while time.monotonic() < until:
             time.sleep(random.uniform(0.3, 0.9))
             with suppress(WorkerFailed):  # all are dead already
                 worker.kill_child()
         called = dict(zip(keys, last_calls, strict=True))
-        united.drained(label)
+        united.drained(queue)
     return called
 
 
@@ -56,21 +56,27 @@ def no_two_at_once(united: Unique, key: str) -> None:
             assert (before.kind, before.pid) == ("begun", entry.pid)
 
 
-@pytest.mark.parametrize("task", [battered, battered_last])
-def test_storm(united: Unique, label: str, task: Any) -> None:
+@pytest.mark.parametrize("seconds", [5.0, pytest.param(20.0, marks=pytest.mark.chaos)])
+def test_storm(united: Unique, label: str, seconds: float) -> None:
     """A run ended after the last call of each key, with its arguments where they count."""
     last: dict[str, int] = {}
 
     def call(key: str, version: int) -> None:
-        last[key] = version
-        arguments = (key,) if task is battered else (key, version)
-        task.apply_async(arguments, queue=label)
+        battered.apply_async((key,), queue=label)
 
-    for key, called in storm(united, label, call).items():
+    def call_with_version(key: str, version: int) -> None:
+        last[key] = version
+        battered_last.apply_async((key, version), queue=label)
+
+    keys = {
+        **dict.fromkeys((f"{label}-any-{number}" for number in range(KEYS)), call),
+        **dict.fromkeys((f"{label}-last-{number}" for number in range(KEYS)), call_with_version),
+    }
+    for key, called in storm(united, label, keys, seconds).items():
         effects = [each for each in united.ledger.entries("effect") if each.job == key]
         assert effects[-1].at > called
         no_two_at_once(united, key)
-        if task is battered_last:
+        if key in last:
             assert effects[-1].details["version"] == last[key]
 
 
