@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from reliable_tasks.cli import main
 from reliable_tasks.testing import eventually, silent_server, valkey_server
 
 PASSWORD = "c0rrect:horse"
@@ -110,7 +111,11 @@ class TestDemo:
 
     @pytest.mark.parametrize(
         ("number", "status"),
-        [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+        [
+            pytest.param(signal.SIGINT, 130, marks=pytest.mark.chaos),
+            pytest.param(signal.SIGTERM, 143, marks=pytest.mark.chaos),
+            (signal.SIGKILL, -9),
+        ],
         ids=["ctrl-c", "terminate", "kill"],
     )
     def test_ended_in_the_middle_leaves_no_process(self, tmp_path, number, status):
@@ -122,6 +127,17 @@ class TestDemo:
             os.kill(demo.process.pid, number)
 
             assert demo.wait() == status
+            eventually(lambda: not demo.processes(), message=lambda: str(demo.processes()))
+            assert "Traceback" not in demo.text
+
+    def test_terminated_at_its_beginning_leaves_no_process(self, tmp_path):
+        """SIGTERM while the workers start ends the demo and all that it has started."""
+        with running(tmp_path, "--jobs", "2000") as demo:
+            eventually(lambda: len(demo.processes()) > 2)
+
+            demo.process.terminate()
+
+            assert demo.wait() == 143
             eventually(lambda: not demo.processes(), message=lambda: str(demo.processes()))
             assert "Traceback" not in demo.text
 
@@ -139,6 +155,8 @@ class TestDemo:
 
                 assert demo.wait() == 130
                 assert client.keys() == [b"mine"]
+                assert not demo.processes()
+                assert "Traceback" not in demo.text
                 for shown in (demo.text, *commands):
                     assert PASSWORD not in shown
                     assert QUOTED not in shown
@@ -189,10 +207,11 @@ class TestRefusals:
             f"redis://:{QUOTED}@[::1",
         ],
     )
-    def test_address_that_is_none(self, url):
+    def test_address_that_is_none(self, url, capsys):
         """What is no address of a Redis is refused, with the form that is expected."""
-        line = refusal("--url", url)
+        assert main(["demo", "--url", url]) == 2
 
+        [line] = capsys.readouterr().err.splitlines()
         assert "expected redis://" in line
         assert PASSWORD not in line
         assert QUOTED not in line

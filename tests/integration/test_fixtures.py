@@ -32,6 +32,12 @@ def test_pings_redis(redis_server):
 """
 
 
+@pytest.fixture(autouse=True)
+def no_other_plugins(monkeypatch):
+    """Sessions that load what they need, and none of the plugins that are installed."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 @pytest.fixture
 def session(pytester, monkeypatch):
     """A session of its own in a folder of its own, without servers on the machine."""
