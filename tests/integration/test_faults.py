@@ -155,25 +155,28 @@ class TestEndings:
         assert len(calm.begins("limit")) == 1
         assert calm.ledger.counts()["limit"] == 0
 
-    @pytest.mark.parametrize("end", ["revoke", "hard time limit"])
-    def test_a_job_that_was_ended_does_not_run_elsewhere(self, campaign, end):
-        """It is the record that ends it: a worker that has heard of no end drops a late copy."""
-        first = campaign.worker(concurrency=1)
-        limit = 3 if end == "hard time limit" else None
-        result = campaign.send(work, "ended", kwargs={"before": 60}, time_limit=limit)
-        campaign.wait_begun("ended")
-        if end == "revoke":
-            result.revoke(terminate=True, signal="SIGKILL")
-        eventually(lambda: result.state in {"REVOKED", "FAILURE"}, timeout=30)
+    def test_jobs_that_were_ended_do_not_run_elsewhere(self, campaign):
+        """It is the record that ends one: a worker that has heard of no end drops a late copy."""
+        first = campaign.worker(concurrency=2)
+        results = {
+            job: campaign.send(work, job, kwargs={"before": 60}, time_limit=limit)
+            for job, limit in (("revoked", None), ("limited", 3))
+        }
+        campaign.wait_begun("revoked")
+        results["revoked"].revoke(terminate=True, signal="SIGKILL")
+        for job, state in (("revoked", "REVOKED"), ("limited", "FAILURE")):
+            eventually(lambda: results[job].state == state, timeout=30)  # noqa: B023
         first.kill()
 
         campaign.worker(concurrency=1)
-        campaign.send(work, "ended")
-        campaign.wait_settled(["ended"])
+        for job in results:
+            campaign.send(work, job)
+        campaign.wait_settled(results)
 
-        assert len(campaign.begins("ended")) == 1
-        record = campaign.record(work, "ended")
-        assert (record.state, record.closed, record.suspects) == (State.FAILED, True, ())
+        for job in results:
+            assert len(campaign.begins(job)) == 1
+            record = campaign.record(work, job)
+            assert (record.state, record.closed, record.suspects) == (State.FAILED, True, ())
 
     def test_new_request_after_a_revoked_countdown(self, calm):
         """A revoked job never runs, and neither it nor its end blocks the next of its key."""
@@ -267,7 +270,7 @@ class TestShutdowns:
 
         assert len(campaign.ledger.entries("begin")) == len(self.JOBS)
 
-    @pytest.mark.hooks
+    @pytest.mark.chaos  # `test_soft`, and in test_celery.py a job on each Celery, stay
     def test_cold(self, campaign):
         """SIGQUIT: what runs is cut off, and starts again on the next worker."""
         campaign.settings["worker_soft_shutdown_timeout"] = 0
