@@ -22,7 +22,6 @@ CHILDREN = 4
 # The other ways to end are in tests/chaos.
 WITH = (
     "children",
-    "prefork, warm",
     "gevent, cold",
 )
 

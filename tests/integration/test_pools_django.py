@@ -17,6 +17,7 @@ from celery.utils import uuid
 
 from reliable_tasks.testing import (
     PostgresDatabase,
+    PostgresServer,
     Server,
     WorkerProcess,
     connected_app,
@@ -59,11 +60,36 @@ class Project:
         return [result.get(timeout=TIMEOUT, interval=0.05) for result in results]
 
 
-def migrate(env: dict[str, str]) -> None:
-    """Make the project's tables."""
+def environment(database: PostgresDatabase, way: dict[str, Any]) -> dict[str, str]:
+    """Return what tells the project where its database is, and how to connect."""
+    where = {"HOST": "127.0.0.1", "PORT": database.server.port, "NAME": database.name}
+    options = {"options": "-c log_disconnections=on", **way.get("OPTIONS", {})}
+    engine = {"ENGINE": "django.db.backends.postgresql", "USER": "postgres"}
+    return {
+        "DJANGO_SETTINGS_MODULE": f"{SITE}.settings",
+        "DJANGO_SITE_DATABASE": json.dumps({**engine, **where, **way, "OPTIONS": options}),
+    }
+
+
+@pytest.fixture(scope="module")
+def migrated(postgres: PostgresServer) -> PostgresDatabase:
+    """A database with the project's tables, which others are copied from."""
+    postgres.ensure_running()
+    database = postgres.new_database()
     paths = os.pathsep.join(path for path in sys.path if path)
+    env = {**os.environ, "PYTHONPATH": paths, **environment(database, PERSISTENT)}
     command = [sys.executable, "-m", "django", "migrate", "--verbosity", "0"]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths, **env})
+    subprocess.run(command, check=True, env=env)
+    return database
+
+
+@pytest.fixture
+def postgres_database(migrated: PostgresDatabase) -> PostgresDatabase:
+    """A database of this test with the project's tables."""
+    database = migrated.server.new_database()
+    database.server.query(f"DROP DATABASE {database.name}")
+    database.server.query(f"CREATE DATABASE {database.name} TEMPLATE {migrated.name}")
+    return database
 
 
 StartProject = Callable[..., AbstractContextManager[Project]]
@@ -71,20 +97,14 @@ StartProject = Callable[..., AbstractContextManager[Project]]
 
 @pytest.fixture
 def project(valkey: Server, postgres_database: PostgresDatabase) -> StartProject:
-    """Makes the tables, and starts a worker of the project with a way to connect."""
+    """Starts a worker of the project with a way to connect."""
 
     @contextmanager
     def start(way: dict[str, Any], *, closes: bool = True, **worker: Any) -> Iterator[Project]:
-        server = postgres_database.server
-        where = {"HOST": "127.0.0.1", "PORT": server.port, "NAME": postgres_database.name}
-        options = {"options": "-c log_disconnections=on", **way.get("OPTIONS", {})}
-        engine = {"ENGINE": "django.db.backends.postgresql", "USER": "postgres"}
         env = {
-            "DJANGO_SETTINGS_MODULE": f"{SITE}.settings",
-            "DJANGO_SITE_DATABASE": json.dumps({**engine, **where, **way, "OPTIONS": options}),
+            **environment(postgres_database, way),
             **({"DJANGO_SITE_CLOSES": "1"} if closes else {}),
         }
-        migrate(env)
         database = valkey.new_database()
         told = {"concurrency": CHILDREN, **worker, "env": {**env, **database.celery_env}}
         with connected_app(database.url) as app, WorkerProcess(SITE, **told) as process:
