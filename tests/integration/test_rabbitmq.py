@@ -76,6 +76,7 @@ def test_deleted_virtual_host_is_gone(rabbitmq):
     assert (gone.name in left, other.name in left) == (False, True)
 
 
+@pytest.mark.chaos  # jobs outlive one in test_retry_rabbitmq.py
 def test_confirmed_message_outlives_a_kill(rabbitmq, quorum):
     """A message that was confirmed is there after SIGKILL of the node, and so is its host."""
     pid, port = rabbitmq.pid, rabbitmq.port
