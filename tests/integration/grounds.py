@@ -6,7 +6,10 @@ import json
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
+
+import redis
 
 from reliable_tasks import presets
 from reliable_tasks.testing import Database, VirtualHost
@@ -64,12 +67,17 @@ class Ground(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass
 class RedisGround(Ground):
     """One database that is broker, records and results."""
 
     records: Database
     quiet: float = 0.3
+
+    @cached_property
+    def _client(self) -> redis.Redis:
+        """One for all looks: a test looks some twenty times a second."""
+        return self.records.client()
 
     @property
     def broker_url(self) -> str:
@@ -80,15 +88,14 @@ class RedisGround(Ground):
         return {}
 
     def held(self) -> dict[str, int]:
-        with self.records.client() as client, client.pipeline(transaction=True) as pipe:
+        with self._client.pipeline(transaction=True) as pipe:
             pipe.llen("celery").hlen("unacked").zcard("unacked_index")
             counts = pipe.execute()
         held = zip(("celery", "unacked", "unacked_index"), counts, strict=True)
         return {name: count for name, count in held if count}
 
     def is_drained(self, queues: Collection[str], readers: int) -> bool:
-        with self.records.client() as client:
-            return held_routes(client, queues, readers) == set()
+        return held_routes(self._client, queues, readers) == set()
 
     def missing(self, jobs: Collection[str]) -> set[str]:
         """
@@ -97,7 +104,7 @@ class RedisGround(Ground):
         kombu takes a message out of its list and notes it as unacknowledged in two steps. Right
         after a worker or the server died, the jobs between the two are named here.
         """
-        with self.records.client() as client, client.pipeline(transaction=True) as pipe:
+        with self._client.pipeline(transaction=True) as pipe:
             waiting, taken = pipe.lrange("celery", 0, -1).hvals("unacked").execute()
         messages = [json.loads(each) for each in waiting]
         messages += [json.loads(each)[0] for each in taken]
@@ -107,7 +114,8 @@ class RedisGround(Ground):
         """Nothing to do: the visibility timeout is short."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Close what has looked."""
+        self._client.close()
 
 
 @dataclass(slots=True)
