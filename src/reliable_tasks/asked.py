@@ -12,7 +12,7 @@ from reliable_tasks.core.records import Duplicate, Reservation, Reserved
 from reliable_tasks.core.store import Store
 from reliable_tasks.errors import StoreUnavailable
 
-__all__ = ("Asked", "AwaitedHeaders", "Superfluous")
+__all__ = ("Asked", "AwaitedHeaders", "NoConnection", "Superfluous")
 
 logger = logging.getLogger("reliable_tasks")
 
@@ -70,9 +70,9 @@ class AwaitedHeaders(UserDict[str, Any]):
     """
     Headers that are made when they are looked at.
 
-    `Celery.send_task` checks a call, finds its route, makes its message and takes a connection,
-    and only then adds the headers to it: meanwhile an answer can arrive that they depend on. Who
-    looks at them earlier, as a router or a tracer may, waits for it there.
+    `Celery.send_task` checks a call, finds its route and makes its message, and only then looks at
+    the headers: meanwhile an answer can arrive that they depend on. Who looks at them earlier, as
+    a router or a tracer may, waits for it there.
 
     Args:
         make: Returns the headers. What it raises goes to whoever looks, and so to the caller of
@@ -92,3 +92,28 @@ class AwaitedHeaders(UserDict[str, Any]):
         return dict(self.data)
 
     __copy__ = copy
+
+    def __or__(self, other: Any) -> Any:
+        return self.data | dict(other)
+
+    def __ror__(self, other: Any) -> Any:
+        return dict(other) | self.data
+
+
+class NoConnection:
+    """
+    In the place of a connection that a call does not bring: whether it does is the last question.
+
+    `Celery.send_task` asks it when it has made the message, and before it takes a connection from
+    its pool and listens for the result. What is raised after that costs the pool its connection.
+
+    Args:
+        headers: What must be known before.
+    """
+
+    def __init__(self, headers: AwaitedHeaders) -> None:
+        self._headers = headers
+
+    def __bool__(self) -> bool:
+        len(self._headers)  # waits for them
+        return False

@@ -13,7 +13,7 @@ from celery.result import AsyncResult
 from celery.utils import uuid
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
-from reliable_tasks.asked import Asked, AwaitedHeaders, Superfluous
+from reliable_tasks.asked import Asked, AwaitedHeaders, NoConnection, Superfluous
 from reliable_tasks.core.defaults import NAMES
 from reliable_tasks.core.durations import Seconds
 from reliable_tasks.core.header import NAME, Header
@@ -328,7 +328,7 @@ class UniqueTask(IdempotentTask):
 
     def _publish_meanwhile(self, plan: Plan, asked: Asked, producer: Any) -> Any:
         """Publish as `publish` does, Celery's part of the work done while the store answers."""
-        if plan.header is None or plan.sets_its_time:
+        if plan.header is None or plan.sets_its_time or plan.call.get("connection"):
             return self.publish(plan, asked.answer, producer=producer)
 
         def headers() -> dict[str, Any]:
@@ -336,12 +336,12 @@ class UniqueTask(IdempotentTask):
                 raise Superfluous
             return plan.headers(asked.answer)
 
-        call = {**plan.call, "headers": AwaitedHeaders(headers)}
+        awaited = AwaitedHeaders(headers)
+        call = {**plan.call, "headers": awaited, "connection": NoConnection(awaited)}
         try:
             return self._of(plan, self.publish_stamped(**call, producer=producer))
         except Superfluous:
             pass  # what `_other_job` raises does not come of it
-        self.backend.remove_pending_result(self.AsyncResult(plan.task_id))  # Celery listens for it
         return self._other_job(plan, asked.answer)
 
     def _of(self, plan: Plan, result: Any) -> Any:

@@ -423,6 +423,39 @@ class TestMeanwhile:
         assert task.delay(1).duplicate
         assert steps == ["asked", "made", "read"]
 
+    def test_duplicate_without_a_broker(
+        self, bench: UniqueBench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It needs neither the broker nor the result backend."""
+        task = bench.unique()
+        first = task.delay(1)
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise OSError("not there")
+
+        monkeypatch.setattr(bench.app, "producer_or_acquire", fail)
+        monkeypatch.setattr(bench.app.backend, "on_task_call", fail)
+
+        assert task.delay(1).id == first.id
+
+    def test_duplicate_leaves_the_pool_alone(self, bench: UniqueBench) -> None:
+        """Kombu closes a pooled connection when an error passes by it."""
+        task = bench.unique()
+        task.delay(1)
+        with bench.app.producer_or_acquire() as producer:
+            connection = producer.connection
+
+        assert task.delay(1).duplicate
+        assert connection.connected
+
+    def test_connection_of_the_caller(self, bench: UniqueBench, steps: list[str]) -> None:
+        """It is left to Celery as it is, and the answer is waited for at once."""
+        with bench.app.connection_for_write() as connection:
+            bench.unique().apply_async((1,), connection=connection)
+
+            assert connection.connected
+        assert steps == ["asked", "read", "made", "announced"]
+
     def test_raised(self, bench: UniqueBench) -> None:
         """The caller's error does not come of ours."""
         task = bench.unique(on_duplicate="raise")
@@ -481,6 +514,26 @@ class TestMeanwhile:
         assert headers["traced"] == "yes"
         assert headers["tenant"] == "a"
         assert "secret" not in headers
+
+    def test_tracer_that_merges_them(
+        self, bench: UniqueBench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Merged with others from either side they are a plain dictionary."""
+        send_task = bench.app.send_task
+        merged: list[Any] = []
+
+        def traced(*args: Any, **options: Any) -> Any:
+            options["headers"] = {"before": 1, "tenant": "b"} | options["headers"] | {"after": 2}
+            merged.append(options["headers"])
+            return send_task(*args, **options)
+
+        monkeypatch.setattr(bench.app, "send_task", traced)
+
+        bench.unique().apply_async((1,), headers={"tenant": "a"})
+
+        assert type(merged[0]) is dict
+        assert merged[0]["tenant"] == "a"
+        assert merged[0].keys() == {"before", "tenant", "after", "reliable_tasks"}
 
     def test_error_before_the_answer_was_read(self, bench: UniqueBench) -> None:
         """The key is free again."""
