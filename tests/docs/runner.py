@@ -12,7 +12,6 @@ import doctest
 import io
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -22,8 +21,6 @@ from typing import Any
 from unittest import mock
 
 from pages import Block, PageError, blocks, commands, matches
-
-from reliable_tasks.testing.processes import Process
 
 SERVER = "redis://localhost:6379"  # what pages write; the test's server is elsewhere
 PATIENCE = 60.0  # seconds for one command, or until a background command is ready
@@ -41,7 +38,7 @@ class Page:
         self.output: str | None = None  # of the last block that ran
         self.files: dict[str, int] = {}
         self.commands: list[str] = []
-        self.background: list[tuple[Block, list[str], Process, Path]] = []
+        self.background: list[tuple[Block, list[str], subprocess.Popen[bytes], Path]] = []
         self._run: dict[str, Callable[[Block], None]] = {
             "python": self.python,
             "pycon": self.session,
@@ -134,23 +131,30 @@ class Page:
     def start(self, block: Block, command: str, shown: list[str], ready: str) -> None:
         """Start a command that runs until the page ends, and wait until it says *ready*."""
         log = Path(f".background-{len(self.background)}.log").absolute()
-        process = Process(["bash", "-c", self.here(command)], log=log)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                ["bash", "-c", self.here(command)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
         self.background.append((block, shown, process, log))
         deadline = time.monotonic() + PATIENCE
         while ready not in log.read_text():
-            if not process.is_running or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise PageError(
                     f"line {block.line}: {command!r} never said {ready!r}:\n{log.read_text()}"
                 )
             time.sleep(0.05)
 
     @staticmethod
-    def end(process: Process) -> None:
-        """Ask a background command to end; SIGKILL after 15 s."""
-        process.signal(signal.SIGTERM)
+    def end(process: subprocess.Popen[bytes]) -> None:
+        """Ask a background command to end; SIGKILL after 15 s. What it leaves ends with the page."""
+        process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)
         process.kill()
+        process.wait()
 
     def compare(self, block: Block, shown: list[str], output: str) -> None:
         """Check the output that a page shows, if it shows any."""
