@@ -149,7 +149,7 @@ class Page:
 
     @staticmethod
     def end(process: subprocess.Popen[bytes]) -> None:
-        """Ask a background command to end; SIGKILL after 15 s. What it leaves ends with the page."""
+        """Ask a background command to end; SIGKILL after 15 s. The rest ends with the page."""
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)
