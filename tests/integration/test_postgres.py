@@ -68,7 +68,7 @@ def test_wrong_statement_is_an_error(postgres):
         postgres.query("SELECT 1 / 0")
 
 
-@pytest.mark.parametrize("fault", ["pause", "resume"])
+@pytest.mark.parametrize("fault", ["pause", pytest.param("resume", marks=pytest.mark.chaos)])
 def test_own_server_takes_settings_and_leaves_nothing(fault):
     """A server of a test's own has its settings; after it no process and no file is left."""
     with postgres_server(config=["max_connections = 20"]) as own:

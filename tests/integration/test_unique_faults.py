@@ -16,7 +16,7 @@ from reliable_tasks.testing import WorkerFailed, WorkerProcess, eventually
 from tests.integration.apps.unique import battered, battered_last, work
 from tests.integration.uniting import APP, TIMEOUT, Unique, answer
 
-KEYS = 3  # of each task
+KEYS = 2  # of each task
 
 
 def storm(
