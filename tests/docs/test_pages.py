@@ -19,9 +19,9 @@ RUNNER = Path(__file__).with_name("runner.py")
 PATIENCE = 240.0  # seconds for one page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def url() -> Iterator[str]:
-    """A server for the pages that speak of `redis://localhost:6379`."""
+    """A server for the page, which calls it `redis://localhost:6379`."""
     with valkey_server() as server:
         yield server.url.rsplit("/", 1)[0]
 
