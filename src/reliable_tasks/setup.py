@@ -20,6 +20,7 @@ SETTINGS = "reliable_tasks_settings"
 QUEUE_STEP = "reliable_tasks.presets.steps:QueueStep"
 REFUSAL_STEP = "reliable_tasks.deadletter.refused:RefusalStep"
 SETTINGS_STEP = "reliable_tasks.presets.steps:SettingsStep"
+UNCONFIRMED_STEP = "reliable_tasks.unconfirmed:UnconfirmedStep"
 
 
 def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: bool = True) -> None:
@@ -64,7 +65,7 @@ def setup(app: Any, settings: Mapping[str, Any] | None = None, *, heartbeat: boo
     if app.configured:
         _add(app)
     app.steps["worker"].update((WORKER_STEP, SETTINGS_STEP, QUEUE_STEP, REPORTING_STEP))
-    app.steps["consumer"].update((WATCHING_STEP, REFUSAL_STEP, ACKS_STEP))
+    app.steps["consumer"].update((WATCHING_STEP, REFUSAL_STEP, ACKS_STEP, UNCONFIRMED_STEP))
     change = app.steps["consumer"].add if heartbeat else app.steps["consumer"].discard
     change(HEARTBEAT_STEP)
 

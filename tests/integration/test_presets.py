@@ -47,6 +47,7 @@ from reliable_tasks.testing.processes import remove_directory
 APP = "tests.integration.apps.preset"
 BOUND = 6.0  # seconds for a publish while somebody waits
 COUNTDOWN = 2.0
+JOBS = 100
 
 
 @contextmanager
@@ -248,6 +249,23 @@ class TestRabbitMQ:
         assert "celery" not in queues
         assert "direct exchange" not in process.log
         assert "onnection to broker lost" not in process.log
+
+    @pytest.mark.parametrize("pool", ["gevent", pytest.param("eventlet", marks=pytest.mark.chaos)])
+    def test_greenlets_with_events(
+        self, vhost: VirtualHost, valkey: Server, worker: StartWorker, ledger: Ledger, pool: str
+    ) -> None:
+        """A worker with greenlets whose events are on does all of its jobs, and ends."""
+        valkey.ensure_running()
+        results = valkey.new_database().url
+        env = environment(vhost.url, results, workload="io", concurrency=10)
+        process = worker(APP, env=env, pool=pool, concurrency=10, arguments=["-E"])
+
+        with publisher(presets.rabbitmq(vhost.url)) as app:
+            for number in range(JOBS):
+                app.send_task(f"{APP}.pay", (str(number),))
+        eventually(lambda: len(ledger.counts()) == JOBS, timeout=30)
+
+        assert process.terminate(timeout=30) == 0
 
     @pytest.mark.chaos
     def test_the_certificates_of_both_are_checked(
