@@ -153,6 +153,37 @@ def test_a_cut_connection(database, opened):
     assert held.held() == (0, 0)
 
 
+def test_an_idle_connection(database, opened, monkeypatch):
+    """The server, or what is on the way, may have closed it: what is sent into it would be lost."""
+    monkeypatch.setattr(acks, "IDLE", 0)
+    held = opened(database.url)
+    held.take().ack()
+    message = held.take()
+    held.cut(database)
+
+    message.ack()
+
+    eventually(lambda: held.held() == (0, 0))
+
+
+def test_one_in_the_middle_of_another(database, opened, monkeypatch):
+    """A signal handler that stops the pool acknowledges what is done: it cannot wait its turn."""
+    held = opened(database.url)
+    first, second = held.take(), held.take()
+    hear, others = held.acks._hear, [second]
+
+    def interrupted():
+        while others:
+            others.pop().ack()
+        return hear()
+
+    monkeypatch.setattr(held.acks, "_hear", interrupted)
+    first.ack()
+    held.acks.close()
+
+    assert held.held() == (0, 0)
+
+
 def test_a_slow_broker(database, opened, monkeypatch):
     """An answer that takes too long is not waited for; kombu's own way does that."""
     monkeypatch.setattr(acks, "SOCKET_TIMEOUT", 0.2)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from kombu.transport import redis, virtual
@@ -25,6 +26,8 @@ __all__ = ("PromptAcks", "is_known")
 logger = logging.getLogger("reliable_tasks")
 
 REPLIES = 4  # to the commands of one acknowledgement
+
+IDLE = 10.0  # seconds; servers, and what is on the way to them, close connections that are idle
 
 _NEEDED = {
     redis.QoS: ("_delivered", "ack"),
@@ -41,9 +44,10 @@ class PromptAcks:
     """
     Acknowledges what a channel delivered, guarded messages without waiting.
 
-    They leave by a connection of their own. What was replied to one is read before the next leaves;
-    if that went wrong, both go kombu's own way. To acknowledge twice is harmless: when a guarded
-    message is acknowledged, all its copies are over.
+    They leave by a connection of their own, one after the other: what was replied to one is read
+    before the next leaves. If that went wrong, both go kombu's own way, and so does one that the
+    handler of a signal acknowledges in the middle of another. To acknowledge twice is harmless:
+    when a guarded message is acknowledged, all its copies are over.
 
     Args:
         channel: A `kombu.transport.redis.Channel`.
@@ -55,8 +59,9 @@ class PromptAcks:
         self._wait_for = channel.qos.ack
         self._connection: Any = None
         self._last: str | None = None  # its replies are unread
-        self._is_closed = False
-        self._lock = threading.Lock()
+        self._sent_at = 0.0
+        self._is_closed = self._is_busy = False
+        self._lock = threading.RLock()  # the handler of a signal may acknowledge in the middle
 
     def install(self) -> None:
         """Have the channel acknowledge this way."""
@@ -88,15 +93,22 @@ class PromptAcks:
     def _tell(self, tag: str) -> bool:
         """Send an acknowledgement; return False if it may not have left."""
         with self._lock:
-            if self._is_closed or not self._hear():
+            if self._is_closed or self._is_busy:
                 return False
+            self._is_busy = True
             try:
-                connection = self._opened()
-                connection.send_packed_command(connection.pack_commands(self._commands(tag)))
-            except (RedisError, OSError):
-                self._disconnect()
-                return False
-            self._last = tag
+                return self._hear() and self._send(tag)
+            finally:
+                self._is_busy = False
+
+    def _send(self, tag: str) -> bool:
+        try:
+            connection = self._opened()
+            connection.send_packed_command(connection.pack_commands(self._commands(tag)))
+        except (RedisError, OSError):
+            self._disconnect()
+            return False
+        self._last, self._sent_at = tag, monotonic()
         return True
 
     def _hear(self) -> bool:
@@ -129,6 +141,8 @@ class PromptAcks:
 
     def _opened(self) -> Any:
         """Return the connection: one more than kombu's pool allows, with a time-out."""
+        if monotonic() - self._sent_at >= IDLE:
+            self._disconnect()
         if self._connection is None:
             pool = self._channel.pool
             connection = self._connection = pool.connection_class(**pool.connection_kwargs)
