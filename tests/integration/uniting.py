@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -104,6 +105,7 @@ def connected(server: Server, directory: Path, app: Celery, backend: str = "") -
     env = {**ledger.env, **database.celery_env, "CELERY_RESULT_BACKEND": backend}
     with WorkerProcess(f"{APP}:{name_of(app)}", concurrency=4, env=env) as worker:
         yield Unique(app, database, ledger, worker)
+    gc.collect()  # results that refer to themselves die while their server lives
     close_app(app)
 
 
