@@ -79,6 +79,15 @@ def test_an_answer_that_is_never_read(store: RedisStore, database: Database) -> 
     assert sockets(database) == 1
 
 
+def test_an_answer_that_is_read_twice(store: RedisStore, database: Database) -> None:
+    """A time limit may come just after the first time: the connection is another's by then."""
+    read = store.begin_reserve(KEY, FIRST)
+
+    assert read() == Reserved()
+    assert read() == Reserved()
+    assert sockets(database) == 1
+
+
 def test_a_server_that_is_gone() -> None:
     """It is said when the question is asked, or when the answer is read."""
     with valkey_server() as server:

@@ -52,7 +52,7 @@ class Channel(Protocol):
         ...
 
     def begin(self, script: Script, key: str, arguments: bytes, count: int) -> Callable[[], Any]:
-        """Like `run`, but return what waits for the reply, for one call by the same thread."""
+        """Like `run`, but return what waits for the reply, to be called by the same thread."""
         ...
 
     def run_on(self, script: Script, keys: Sequence[str], arguments: bytes, count: int) -> Any:
@@ -131,9 +131,13 @@ class DirectChannel:
             self._forgive(script.name, error, was_idle=was_idle)
             return ask_anew
 
+        due = [connection]
+
         def read() -> Any:
+            if not due:  # whoever was told may have been interrupted before it took note
+                return ask_anew()
             try:
-                [reply] = self._receive(connection, 1)
+                [reply] = self._receive(due.pop(), 1)
             except (RedisError, OSError) as error:
                 self._forgive(script.name, error, was_idle=was_idle)
                 return ask_anew()
