@@ -84,7 +84,7 @@ def group(name: str) -> list[str]:
 def wheel(session: nox.Session) -> Path:
     """Build the wheel once per run of nox, so that tests see what users install."""
     if not _wheels:
-        folder = Path(session.create_tmp()) / "wheel"
+        folder = session.cache_dir / "wheel"  # `create_tmp` would move the temporary files of tests
         shutil.rmtree(folder, ignore_errors=True)
         session.run("uv", "build", "-q", "--wheel", "--out-dir", str(folder), silent=True)
         _wheels.extend(folder.glob("*.whl"))
