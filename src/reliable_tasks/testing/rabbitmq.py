@@ -41,11 +41,8 @@ REMEDY = "apt-get install rabbitmq-server, dnf install rabbitmq-server, or brew 
 # What packages put on the path changes to a user of its own first, and needs root for that.
 PLACES = (Path("/usr/lib/rabbitmq/bin"),)
 LOGIN = "guest"  # name and password; RabbitMQ takes it from the loopback interface only
-# Two schedulers start sooner than one for each core, and others need the cores while they wait.
-FLAGS = (
-    "+S 2:2 +SDio 1 +sbwt none +sbwtdcpu none +sbwtdio none"
-    " -kernel inet_dist_use_interface {127,0,0,1}"
-)
+# Two schedulers start sooner than one for each core.
+FLAGS = "+S 2:2 +SDio 1 -kernel inet_dist_use_interface {127,0,0,1}"
 TICK_MS = 200  # how often a quorum queue counts its messages; by default every 5 s
 NO_MORE = "/dev/null"
 
