@@ -184,6 +184,22 @@ def test_one_in_the_middle_of_another(database, opened, monkeypatch):
     assert held.held() == (0, 0)
 
 
+def test_a_channel_that_was_closed(database, opened, caplog):
+    """Celery closes it before the steps stop, when the worker's connections are lost."""
+    held = opened(database.url)
+    held.take().ack()
+    lost = held.take()
+    held.cut(database)
+    lost.ack()
+    held.channel.close()
+
+    held.acks.close()
+
+    with database.client() as client:
+        assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+    assert not caplog.records
+
+
 def test_a_slow_broker(database, opened, monkeypatch):
     """An answer that takes too long is not waited for; kombu's own way does that."""
     monkeypatch.setattr(acks, "SOCKET_TIMEOUT", 0.2)

@@ -57,6 +57,7 @@ class PromptAcks:
     def __init__(self, channel: Any, is_guarded: Callable[[Any], bool]) -> None:
         self._channel, self._qos, self._is_guarded = channel, channel.qos, is_guarded
         self._wait_for = channel.qos.ack
+        self._pool: Any = None
         self._connection: Any = None
         self._last: str | None = None  # its replies are unread
         self._sent_at = 0.0
@@ -117,8 +118,7 @@ class PromptAcks:
         if last is None:
             return True
         try:
-            for _ in range(REPLIES):
-                self._connection.read_response(disable_decoding=True)
+            self._read()
         except (RedisError, OSError):
             self._disconnect()
             self._repeat(last)
@@ -128,10 +128,24 @@ class PromptAcks:
             raise
         return True
 
+    def _read(self) -> None:
+        for _ in range(REPLIES):
+            self._connection.read_response(disable_decoding=True)
+
     def _repeat(self, tag: str) -> None:
         try:
             self._wait_for(tag)
+        except Exception:
+            self._repeat_apart(tag)
+
+    def _repeat_apart(self, tag: str) -> None:
+        """Acknowledge without the channel: Celery closes it before the steps of its consumer."""
+        try:
+            connection = self._opened()
+            connection.send_packed_command(connection.pack_commands(self._commands(tag)))
+            self._read()
         except Exception as error:
+            self._disconnect()
             logger.warning(
                 "an acknowledgement may be lost; its message then comes again after the visibility "
                 "timeout, and its record answers: %s: %s",
@@ -144,7 +158,7 @@ class PromptAcks:
         if monotonic() - self._sent_at >= IDLE:
             self._disconnect()
         if self._connection is None:
-            pool = self._channel.pool
+            pool = self._pool = self._pool or self._channel.pool  # a closed channel has none
             connection = self._connection = pool.connection_class(**pool.connection_kwargs)
             connection.socket_timeout = connection.socket_connect_timeout = SOCKET_TIMEOUT
             connection.retry, connection.health_check_interval = Retry(NoBackoff(), 0), 0
