@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = ("PromptAcks", "is_known")
 logger = logging.getLogger("reliable_tasks")
 
 REPLIES = 4  # to the commands of one acknowledgement
+MOST_UNREAD = 64  # acknowledgements of which nobody knows yet whether they arrived
 
 IDLE = 10.0  # seconds; servers, and what is on the way to them, close connections that are idle
 
@@ -44,10 +46,10 @@ class PromptAcks:
     """
     Acknowledges what a channel delivered, guarded messages without waiting.
 
-    They leave by a connection of their own, one after the other: what was replied to one is read
-    before the next leaves. If that went wrong, both go kombu's own way, and so does one that the
-    handler of a signal acknowledges in the middle of another. To acknowledge twice is harmless:
-    when a guarded message is acknowledged, all its copies are over.
+    They leave by a connection of their own, and the replies are read some time later. If that goes
+    wrong, all that may not have arrived is repeated, and the one in hand goes kombu's own way. So
+    does one that the handler of a signal acknowledges in the middle of another. To acknowledge
+    twice is harmless: when a guarded message is acknowledged, all its copies are over.
 
     Args:
         channel: A `kombu.transport.redis.Channel`.
@@ -59,7 +61,7 @@ class PromptAcks:
         self._wait_for = channel.qos.ack
         self._pool: Any = None
         self._connection: Any = None
-        self._last: str | None = None  # its replies are unread
+        self._unread: deque[str] = deque()  # tags of those that may not have arrived
         self._sent_at = 0.0
         self._is_closed = self._is_busy = False
         self._lock = threading.RLock()  # the handler of a signal may acknowledge in the middle
@@ -85,11 +87,20 @@ class PromptAcks:
         virtual.QoS.ack(self._qos, tag)
 
     def close(self) -> None:
-        """Make sure that the last one arrived; those that follow are waited for."""
+        """Make sure that all of them arrived; those that follow are waited for."""
         with self._lock:
             self._is_closed = True
-            self._hear()
+            try:
+                self._read_until(0)
+            except (RedisError, OSError):
+                self._repeat()
             self._disconnect()
+            if self._unread:
+                logger.warning(
+                    "%d acknowledgements may be lost; their messages then come again after the "
+                    "visibility timeout, and their records answer",
+                    len(self._unread),
+                )
 
     def _tell(self, tag: str) -> bool:
         """Send an acknowledgement; return False if it may not have left."""
@@ -98,65 +109,54 @@ class PromptAcks:
                 return False
             self._is_busy = True
             try:
-                return self._hear() and self._send(tag)
+                return self._send(tag)
             finally:
                 self._is_busy = False
 
     def _send(self, tag: str) -> bool:
         try:
-            connection = self._opened()
-            connection.send_packed_command(connection.pack_commands(self._commands(tag)))
+            if monotonic() - self._sent_at >= IDLE:
+                self._read_until(0)
+                self._disconnect()
+            self._read_until(MOST_UNREAD - 1)
+            self._write([tag])
         except (RedisError, OSError):
-            self._disconnect()
+            self._repeat()
             return False
-        self._last, self._sent_at = tag, monotonic()
-        return True
-
-    def _hear(self) -> bool:
-        """Read what was replied to the last one; return False if it had to be repeated."""
-        last, self._last = self._last, None
-        if last is None:
-            return True
-        try:
-            self._read()
-        except (RedisError, OSError):
-            self._disconnect()
-            self._repeat(last)
-            return False
-        except BaseException:  # thrown into a greenlet: the replies are still due
+        except BaseException:  # thrown into a greenlet: replies are still due
             self._disconnect()
             raise
+        self._unread.append(tag)
+        self._sent_at = monotonic()
         return True
 
-    def _read(self) -> None:
-        for _ in range(REPLIES):
-            self._connection.read_response(disable_decoding=True)
-
-    def _repeat(self, tag: str) -> None:
+    def _repeat(self) -> None:
+        """Repeat what may not have arrived, or leave it to the next time if that fails too."""
+        self._disconnect()
         try:
-            self._wait_for(tag)
-        except Exception:
-            self._repeat_apart(tag)
-
-    def _repeat_apart(self, tag: str) -> None:
-        """Acknowledge without the channel: Celery closes it before the steps of its consumer."""
-        try:
-            connection = self._opened()
-            connection.send_packed_command(connection.pack_commands(self._commands(tag)))
-            self._read()
-        except Exception as error:
+            self._write(self._unread)
+            self._read_until(0)
+        except (RedisError, OSError) as error:
             self._disconnect()
-            logger.warning(
-                "an acknowledgement may be lost; its message then comes again after the visibility "
-                "timeout, and its record answers: %s: %s",
-                type(error).__name__,
-                error,
-            )
+            logger.info("acknowledgements have to be repeated: %s: %s", type(error).__name__, error)
+
+    def _write(self, tags: Collection[str]) -> None:
+        if tags:
+            connection = self._opened()
+            commands = [command for tag in tags for command in self._commands(tag)]
+            connection.send_packed_command(connection.pack_commands(commands))
+
+    def _read_until(self, most: int) -> None:
+        """Read replies until those of *most* acknowledgements are due."""
+        while len(self._unread) > most:
+            if self._connection is None:
+                raise ConnectionError("the connection on which replies were due is closed")
+            for _ in range(REPLIES):
+                self._connection.read_response(disable_decoding=True)
+            self._unread.popleft()
 
     def _opened(self) -> Any:
         """Return the connection: one more than kombu's pool allows, with a time-out."""
-        if monotonic() - self._sent_at >= IDLE:
-            self._disconnect()
         if self._connection is None:
             pool = self._pool = self._pool or self._channel.pool  # a closed channel has none
             connection = self._connection = pool.connection_class(**pool.connection_kwargs)
