@@ -90,7 +90,11 @@ class TestWorkers:
             app = shop(broker.url, results=results.url)
             examined.append(app)
             env = {"DOCTOR_BROKER": broker.url, "DOCTOR_RESULTS": results.url}
-            with WorkerProcess(WORKER, pool="solo", env={**env, "DOCTOR_FUSE": "none"}):
+            with (
+                WorkerProcess(WORKER, pool="solo", env={**env, "DOCTOR_FUSE": "none"}),
+                broker.client() as client,
+            ):
+                eventually(lambda: client.pubsub_numpat() or client.pubsub_channels())
                 reply = app.control.broadcast(COMMAND, reply=True, limit=1, timeout=20)
                 monkeypatch.setattr(workers, "FORMAT", -1)
                 facts = facts_of(app, timeout=4)

@@ -27,8 +27,7 @@ def beats(
 def test_two_beats_fire_each_slot_once(beats: Beats) -> None:
     """Both call each slot; one publishes it, and the worker gets one message."""
     worker, first, second = beats.worker(), beats.start(), beats.start()
-    eventually(lambda: SUPPRESSED in first.log + second.log)  # both are at work
-    beats.more(5)
+    eventually(lambda: (first.log + second.log).count(SUPPRESSED) >= 5, timeout=60)
     first.terminate()
     second.terminate()
 
@@ -38,7 +37,6 @@ def test_two_beats_fire_each_slot_once(beats: Beats) -> None:
         for words in ("Sending due task", SUPPRESSED)
     )
     slots = beats.each_slot_once()
-    assert suppressed >= 5
     assert called - 2 <= slots + suppressed <= called  # each may be ended in the middle of one
 
 
