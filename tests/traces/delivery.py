@@ -56,6 +56,7 @@ class Delivery:
         is_excused: Whether another effect is allowed for it.
         overslept: Whether the lease ended while its process stood still.
         answered_us: When the store answered its claim.
+        is_counted: Whether that answer is a death if nothing more is heard.
     """
 
     can_wait = True
@@ -71,7 +72,7 @@ class Delivery:
         self.carries = self.carries_errors = letter.carries
         self.lease: Lease | None = None
         self.token = self.effects = self.answered_us = 0
-        self.is_recorded = self.is_excused = self.overslept = False
+        self.is_recorded = self.is_excused = self.overslept = self.is_counted = False
         self._retried_in_ms: int | None = None
         self.steps = Steps(self._trace)
 

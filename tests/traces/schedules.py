@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from reliable_tasks.core.records import Record, State
 from tests.traces.broker import RabbitBroker
 from tests.traces.worker import Worker
 from tests.traces.world import LEASE, World
@@ -48,6 +49,7 @@ class Schedule:
 
     def play(self, choices: Sequence[int]) -> None:
         """Let one thing happen for each number, then let everything end, and judge twice."""
+        self.world.has_strangers = True
         for choice in choices:
             moves = [*self._steps(), *self._faults()]
             _, act = moves[choice % len(moves)]
@@ -112,13 +114,7 @@ class Schedule:
         if worker.ahead in ("claim", "settle", "close", "advance"):
             step = worker.ahead
             yield from self._once("lost reply", lambda: worker.store.loses_reply_to.add(step))
-            yield from self._once("late reply", lambda: self._answer_late(worker, step))
-
-    def _answer_late(self, worker: Worker, step: str) -> None:
-        assert worker.run is not None
-        if step == "claim":  # a copy that is no successor does not know that the lease is nobody's
-            self.world.history.deaths[worker.run.key] += 1
-        worker.store.answers_too_late.add(step)
+            yield from self._once("late reply", lambda: worker.store.answers_too_late.add(step))
 
     def _revoke(self, worker: Worker) -> None:
         """The main process ends the job, and with it the process that runs it."""
@@ -126,9 +122,18 @@ class Schedule:
         assert run is not None
         horizon_ms = world.options.horizon_ms
         world.place.store.end(run.key, job=run.job, killed=True, horizon_ms=horizon_ms)
-        if run.job not in world.history.results:  # Celery leaves a result that is there
+        record = world.place.store.peek(run.key)
+        assert record is not None
+        if record.state is State.FAILED:  # an outcome like any other
+            world.history.unrecorded_deaths[run.key] = 0
+        if run.job in world.history.results:
+            pass  # Celery leaves a result that is there
+        elif _ended(record, run.job) != State.DONE:  # else its result comes, over the revoke's
             world.history.reported(run.job, "F")
             world.history.sent(run.job, "F")
+        for other in world.executions():  # a revoke goes to all workers, if not at once
+            if other is not run and other.job == run.job and other.token and not other.is_recorded:
+                world.excuse(other)
         worker.is_killed(announced=True)
 
     def _shut_down(self, worker: Worker) -> None:
@@ -145,3 +150,10 @@ class Schedule:
                 act()
 
             yield fault, spend
+
+
+def _ended(record: Record, job: str) -> str:
+    """Return how *job* ended by its record, or nothing."""
+    if record.job == job:
+        return record.state
+    return record.facts[job].ended if job in record.facts else ""

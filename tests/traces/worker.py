@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reliable_tasks.core.records import Answer, Granted, Outcome, Poisoned, Settled, Stale
+from reliable_tasks.core.records import (
+    Answer,
+    Finished,
+    Granted,
+    Outcome,
+    Poisoned,
+    Record,
+    Settled,
+    Stale,
+)
 from reliable_tasks.errors import StoreUnavailable
 from reliable_tasks.leases import Lease, LeaseKeeper
 from tests.traces.delivery import Delivery
@@ -16,6 +25,13 @@ if TYPE_CHECKING:
     from tests.traces.world import World
 
 __all__ = ("Switch", "Worker")
+
+
+def _is_last(delivery: str, record: Record | None, job: str) -> bool:
+    """Whether the store remembers *delivery*: of each job that it keeps it knows the last one."""
+    if record is None or record.job == job:
+        return record is not None and record.delivery == delivery
+    return job in record.facts and record.facts[job].delivery == delivery
 
 
 class SteppingStore:
@@ -38,13 +54,13 @@ class SteppingStore:
         run, world = self._run, self._world
         before = self._inner.peek(key)
         answer = self._inner.claim(key, **question)
-        took_ms = (world.clock.now_us() - run.answered_us) // 1_000
         run.answered_us = world.clock.now_us()
+        if run.is_counted and not _is_last(question["delivery"], before, run.job):
+            world.history.deaths[key] += 1  # asked again, but another delivery came in between
+        run.is_counted = isinstance(answer, Granted | Finished)
         if isinstance(answer, Granted) and answer.token != run.token:
             world.granted(run, before, answer.token)
             run.token = answer.token
-        elif run.token and not isinstance(answer, Granted) and took_ms >= world.options.lease_ms:
-            world.history.deaths[key] += 1  # its lease ended before it heard of it
         if isinstance(answer, Poisoned):
             world.poisoned(run)
         return answer
@@ -64,10 +80,8 @@ class SteppingStore:
 
     def _spare(self, key: str, question: dict[str, Any]) -> None:
         record = self._inner.peek(key)
-        if record is not None:
-            fact = record if record.job == question["job"] else record.facts.get(question["job"])
-            if fact is None or fact.delivery != question["delivery"]:
-                self._world.history.deaths[key] += 1  # another replay came in between
+        if record is not None and not _is_last(question["delivery"], record, question["job"]):
+            self._world.history.deaths[key] += 1  # another replay came in between
         self._inner.spare(key, **question)
 
     def renew(self, held: Sequence[tuple[str, int]], **terms: Any) -> list[bool]:
@@ -98,7 +112,8 @@ class SteppingStore:
             self._run.step(f"{name} again")
         if name in self.answers_too_late:
             self.answers_too_late.remove(name)
-            self._world.history.deaths[self._run.key] += name in ("close", "spare")
+            is_death = name in ("close", "spare") or (name == "claim" and self._world.has_strangers)
+            self._world.history.deaths[self._run.key] += is_death
             question()
             raise StoreUnavailable(name, "no answer in time")
         return question()

@@ -45,6 +45,9 @@ class World:
     horizon_ms: int | None = None
     """Replaces the horizon of all worlds."""
 
+    has_strangers = False
+    """Whether copies may come that do not know of a claim without an answer: its lease counts."""
+
     def __init__(
         self,
         broker: Broker | None = None,
@@ -189,12 +192,14 @@ class World:
     def _superseded(self, run: Delivery) -> None:
         """Only whoever has not renewed for a lease may be overtaken, and may do harm unfenced."""
         lease = run.lease
-        if lease is None or run.overslept or lease.remaining <= self.place.ahead():
-            self._excuse(run)
+        is_late = lease is None or run.overslept or lease.remaining <= self.place.ahead()
+        if is_late or run.is_excused:
+            self.excuse(run)
         else:
             self.history.broken.append(f"{run} lost its lease while it was awake")
 
-    def _excuse(self, run: Delivery) -> None:
+    def excuse(self, run: Delivery) -> None:
+        """Let *run* lose its lease, and another one take effect."""
         if not run.is_excused:
             run.is_excused = True
             self.history.excuse(run.key)
@@ -208,11 +213,13 @@ class World:
         is_unrecorded = run.lease is not None and not run.is_recorded
         if not announced and (is_unrecorded or run.steps.ahead not in ("claim", "ack")):
             self.history.deaths[run.key] += 1
+        elif announced and run.is_excused and run.lease is not None and not run.lease.lost:
+            self.history.deaths[run.key] += 1  # overtaken; it cannot say any more that it lived
         if run.token and is_unrecorded:
             # One that was overtaken and has said so since is not counted a second time.
             self.history.unrecorded_deaths[run.key] += not announced and not run.is_excused
             if run.effects:
-                self._excuse(run)
+                self.excuse(run)
 
     def recorded(self, run: Delivery, outcome: Outcome) -> None:
         """An execution ended with an outcome; one that gave its job back may do it again."""
@@ -226,7 +233,7 @@ class World:
         if run.lease is not None and run.token and not run.is_recorded:
             self.history.deaths[run.key] += 1
             if run.effects:
-                self._excuse(run)
+                self.excuse(run)
 
     # --- the end --------------------------------------------------------------------------
 
