@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import redis
@@ -63,7 +62,8 @@ class ClusterChannel:
         return b"".join(self.run_each(script, entries, len(shared) + 1)).decode()
 
     def begin(self, script: Script, key: str, arguments: bytes, count: int) -> Callable[[], Any]:
-        return partial(self.run, script, key, arguments, count)  # it may be sent on
+        reply = self.run(script, key, arguments, count)  # at once, for it may be sent on
+        return lambda: reply
 
     def run_each(
         self, script: Script, entries: Sequence[tuple[str, bytes]], count: int
